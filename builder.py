@@ -1,0 +1,36 @@
+#!/usr/bin/env python3
+"""Builds an engine for BERT question answering whose sequences are padded to one length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers import builder, cli
+from helpers.sessions import Profile
+
+
+def main(argv: list[str]) -> None:
+    parser = cli.Parser(__doc__)
+    builder.add_arguments(parser)
+    add = parser.add_argument
+    add("-b", "--batch-size", type=cli.positive, action="append", help="batch size to optimise for; may be repeated (default: 1)")
+    add("-s", "--sequence-length", type=cli.positive, action="append", help="sequence length; may be repeated (default: 128)")
+    add("-t", "--strict", action="store_true", help="obey the precisions: no TF32 in float32")
+    add("-j", "--squad-json", type=Path, default=Path("squad/dev-v1.1.json"), help="int8 calibration text")
+    add("-n", "--calib-num", type=cli.positive, default=100, help="int8 calibration batches")
+    add("-p", "--calib-path", type=Path, help="int8 calibration cache")
+    add("-g", "--force-fc2-gemm", action="store_true", help="int8: second feed-forward projection as a GEMM")
+    add("-iln", "--force-int8-skipln", action="store_true", help="int8: skip-layernorm with int8 input and output")
+    add("-imh", "--force-int8-multihead", action="store_true", help="int8: attention with int8 input and output")
+    args = parser.parse_args(argv)
+
+    profiles = [
+        Profile(size, length)
+        for length in sorted(set(args.sequence_length or [128]))
+        for size in sorted(set(args.batch_size or [1]))
+    ]
+    builder.build(parser, args, profiles, args.strict)
+
+
+if __name__ == "__main__":
+    cli.main(main)

@@ -1,0 +1,3 @@
+"""BERT question answering: checkpoints in, engines out, questions answered."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,51 @@
+"""TensorFlow 1 checkpoints: the prefix of model.ckpt.index and model.ckpt.data-*."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from helpers.config import BertConfig
+from helpers.errors import InputError
+from helpers.weights import BertWeights, assemble, tensor_shapes
+
+
+def file_name(name: str) -> str:
+    """The TensorFlow name of a tensor, given its Hugging Face name."""
+    if name.startswith("qa_outputs."):
+        return {"weight": "cls/squad/output_weights", "bias": "cls/squad/output_bias"}[name.split(".")[1]]
+    name = re.sub(r"^bert\.encoder\.layer\.(\d+)\.", r"bert/encoder/layer_\1/", name)
+    name = re.sub(r"LayerNorm\.weight$", "LayerNorm/gamma", name)
+    name = re.sub(r"LayerNorm\.bias$", "LayerNorm/beta", name)
+    name = re.sub(r"_embeddings\.weight$", "_embeddings", name)
+    return re.sub(r"\.weight$", "/kernel", name).replace(".", "/")
+
+
+def load(path: Path, config: BertConfig) -> BertWeights:
+    """Reads the checkpoint with the given prefix; optimizer slots, pooler and other heads are ignored.
+
+    Raises:
+        InputError: TensorFlow is missing, the checkpoint is missing or damaged, or its tensors do not fit `config`.
+    """
+    if not Path(f"{path}.index").is_file():
+        raise InputError(f"TensorFlow checkpoint {path} not found: there is no {path}.index (give the prefix, without it)")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        import tensorflow
+    except ImportError as e:
+        raise InputError(f"reading {path} needs TensorFlow: pip install -r requirements-convert.txt ({e})") from e
+
+    def read(name: str) -> np.ndarray:
+        array = reader.get_tensor(file_name(name))
+        return array.T if file_name(name).endswith("/kernel") else array
+
+    try:
+        reader = tensorflow.train.load_checkpoint(str(path))
+        present = reader.get_variable_to_shape_map()
+        named = {name: read(name) for name in tensor_shapes(config) if file_name(name) in present}
+    except (tensorflow.errors.OpError, ValueError, RuntimeError) as e:
+        raise InputError(f"TensorFlow checkpoint {path} cannot be read: {str(e).splitlines()[0]}") from e
+    return assemble(named, config, path, present, lambda name: file_name(name).replace("/kernel", "/kernel (transposed)"))

@@ -1,0 +1,118 @@
+"""What the command lines share: argument groups, and the one place that turns an error into a message and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, NoReturn
+
+from helpers import __version__
+from helpers.engine import BACKENDS
+from helpers.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line `error: …`."""
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+        self.add_argument("--version", action="version", version=__version__)
+        self.add_argument("--verbose", action="store_true", help="detailed log, and tracebacks of errors")
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def main(command: Callable[[list[str]], None]) -> NoReturn:
+    """Runs a script: exit 0 on success, 2 on bad usage or input, 1 on a failure at run time, 130 on Ctrl-C."""
+    arguments = sys.argv[1:]
+    try:
+        command(arguments)
+        sys.stdout.flush()
+        code = 0
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
+        sys.stderr.close()
+        code = 1
+    except Exception as e:
+        if "--verbose" in arguments:
+            raise
+        text = " ".join(str(e).split()) or type(e).__name__
+        print(f"error: {text}" if isinstance(e, InputError) else f"error: {type(e).__name__}: {text}", file=sys.stderr)
+        code = 2 if isinstance(e, InputError) else 1
+    raise SystemExit(code)
+
+
+def warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def positive(text: str) -> int:
+    """An argparse type: a whole number from 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
+    return value
+
+
+def not_negative(text: str) -> int:
+    """An argparse type: a whole number from 0."""
+    return 0 if text.strip() == "0" else positive(text)
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="what runs the network; auto takes TensorRT where it and a GPU are there",
+    )
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-e", "--engine", type=Path, required=True, help="engine file")
+    add_backend(parser)
+
+
+@contextmanager
+def elapsed(what: str) -> Iterator[None]:
+    """Shows how long something takes: a running clock on a terminal, one line at the end elsewhere."""
+    start, done, live = time.monotonic(), threading.Event(), sys.stderr.isatty()
+
+    def show(end: str) -> None:
+        print(f"\r{what}: {time.monotonic() - start:.1f} s", end=end, file=sys.stderr, flush=True)
+
+    def tick() -> None:
+        while not done.wait(0.5):
+            show("")
+
+    thread = threading.Thread(target=tick, daemon=True)
+    if live:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if live:
+            thread.join()
+        show("\n")
+
+
+def one_of(parser: Parser, args: argparse.Namespace, *names: str) -> Any:
+    """The one argument among `names` that was given; a usage error where it is none or several."""
+    given = [name for name in names if getattr(args, name)]
+    if len(given) != 1:
+        spelled = ", ".join("--" + name.replace("_", "-") for name in names)
+        parser.error(f"give exactly one of {spelled}" + (f", not {len(given)}" if given else ""))
+    return given[0]

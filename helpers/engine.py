@@ -1,0 +1,277 @@
+"""Engine files: build, save, describe and recognise them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Callable
+
+from helpers import trt as tensorrt_
+from helpers.bert import bert_qa
+from helpers.config import BertConfig
+from helpers.errors import InputError
+from helpers.files import write_bytes, write_json
+from helpers.sessions import Profile, Session
+from helpers.transforms import pad_heads
+from helpers.weights import BertWeights
+
+BACKENDS = ("auto", "tensorrt", "onnxruntime")
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What an engine is built for."""
+
+    profiles: Sequence[Profile]
+    fp16: bool = False
+    strict: bool = False
+    workspace_mib: int = 1200
+    timing_cache: Path | None = None
+    verbose: bool = False
+
+
+@dataclass(frozen=True)
+class Description:
+    """What stands beside an engine, in `<engine>.json`."""
+
+    backend: str
+    version: str  # of TensorRT, or of the ONNX operator set
+    gpu: str | None
+    compute_capability: str | None
+    precision: str
+    packed: bool
+    profiles: list[list[int]]  # (batch size, sequence length) each
+    checkpoint: str
+    vocab_file: str
+    vocab_size: int  # rows of the word embedding
+    lower_case: bool
+    size: int = 0  # of the engine file, bytes
+
+
+def choose_backend(name: str, warn: Callable[[str], None]) -> str:
+    """Turns `auto` into a backend; for one asked for by name, raises InputError that says what it lacks here."""
+    if name == "tensorrt":
+        tensorrt_.check_available()
+    if name != "auto":
+        return name
+    try:
+        tensorrt_.check_available()
+        return "tensorrt"
+    except InputError:
+        return "onnxruntime"
+
+
+# ---- building
+
+
+def build(weights: BertWeights, config: BertConfig, backend: str, options: BuildOptions, warn: Callable[[str], None]) -> bytes:
+    """The engine, serialized.
+
+    Raises:
+        InputError: the GPU's memory does not suffice, or a plugin is missing.
+        RuntimeError: TensorRT failed; the message is TensorRT's.
+    """
+    if backend == "onnxruntime":
+        return build_onnx(weights, config, options)
+    return build_tensorrt(weights, config, options, warn)
+
+
+def build_onnx(weights: BertWeights, config: BertConfig, options: BuildOptions) -> bytes:
+    """An ONNX model, which is ONNX Runtime's engine."""
+    from helpers.graphs.onnx import OnnxGraph
+
+    head_size = len(weights.layers[0].query.bias) // config.num_attention_heads
+    graph = OnnxGraph(config.num_attention_heads, head_size, config.layer_norm_eps)
+    bert_qa(graph, weights)
+    return graph.model({"profiles": json.dumps(options.profiles)})
+
+
+def build_tensorrt(weights: BertWeights, config: BertConfig, options: BuildOptions, warn: Callable[[str], None]) -> bytes:
+    """A padded TensorRT engine: one optimization profile for each (batch size, sequence length)."""
+    from helpers.graphs.tensorrt import FUSED_HEAD_SIZE, FUSED_LENGTHS, PaddedGraph
+
+    trt, log = tensorrt_.load(), tensorrt_.logger()
+    tensorrt_.cuda()
+    log.verbose = options.verbose
+
+    if options.fp16:  # there are no fused kernels in float32, so nothing to pad for
+        weights = pad_heads(weights, config.num_attention_heads, FUSED_HEAD_SIZE)
+    head_size = len(weights.layers[0].query.bias) // config.num_attention_heads
+    slow = sorted({p.sequence_length for p in options.profiles} - set(FUSED_LENGTHS))
+    if options.fp16 and head_size != FUSED_HEAD_SIZE:
+        warn(f"fused attention has no kernel for heads of {head_size}, only up to {FUSED_HEAD_SIZE}: this engine is slower")
+    elif options.fp16 and slow:
+        warn(
+            f"fused attention has no kernel for sequence length {', '.join(map(str, slow))}, which is slower; "
+            f"fast are {', '.join(map(str, FUSED_LENGTHS))}"
+        )
+
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
+    graph = PaddedGraph(network, config.num_attention_heads, head_size, options.fp16)
+    bert_qa(graph, weights)
+
+    settings = builder.create_builder_config()
+    settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * MIB)
+    if options.fp16:
+        settings.set_flag(trt.BuilderFlag.FP16)
+    if options.strict:
+        settings.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+        settings.clear_flag(trt.BuilderFlag.TF32)
+    if options.verbose:
+        settings.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    for size, length in options.profiles:
+        profile = builder.create_optimization_profile()
+        for name in ("input_ids", "segment_ids", "input_mask"):
+            profile.set_shape(name, min=(1, length), opt=(size, length), max=(size, length))
+        settings.add_optimization_profile(profile)
+
+    if options.timing_cache:
+        read_timing_cache(settings, options.timing_cache, warn)
+    plan = builder.build_serialized_network(network, settings)
+    if plan is None:
+        reason = tensorrt_.complaint()
+        if tensorrt_.is_out_of_memory(reason):
+            largest = max(options.profiles, key=lambda p: p.batch_size * p.sequence_length)
+            raise InputError(
+                f"out of GPU memory while building for batch size {largest.batch_size}, sequence length "
+                f"{largest.sequence_length}, workspace {options.workspace_mib} MiB: lower -b or -w"
+            )
+        raise RuntimeError(f"TensorRT cannot build this network: {reason}")
+    if options.timing_cache:
+        write_bytes(options.timing_cache, bytes(settings.get_timing_cache().serialize()))
+    return bytes(plan)
+
+
+def read_timing_cache(settings: Any, path: Path, warn: Callable[[str], None]) -> None:
+    """Gives the builder the timing cache in a file, or an empty one where the file is missing or made elsewhere."""
+    blob = path.read_bytes() if path.is_file() else b""
+    try:
+        cache = settings.create_timing_cache(blob)
+        usable = cache is not None and settings.set_timing_cache(cache, ignore_mismatch=False)
+    except RuntimeError:
+        usable = False
+    if not usable:
+        name, _ = tensorrt_.gpu()
+        warn(
+            f"timing cache {path} is not of TensorRT {tensorrt_.load().__version__} on {name} "
+            f"({tensorrt_.complaint()}): ignored, and replaced after the build"
+        )
+        settings.set_timing_cache(settings.create_timing_cache(b""), ignore_mismatch=False)
+
+
+# ---- files
+
+
+def new_description(
+    backend: str, options: BuildOptions, checkpoint: Path, vocab_file: Path, vocab_size: int, lower_case: bool
+) -> Description:
+    """Describes an engine built here, just now, with `options`."""
+    if backend == "tensorrt":
+        gpu, capability = tensorrt_.gpu()
+        version, capability_text = tensorrt_.load().__version__, ".".join(map(str, capability))
+        precision = "float16" if options.fp16 else "float32"
+    else:
+        from helpers.graphs.onnx import OPSET
+
+        gpu, capability_text, version, precision = None, None, f"opset {OPSET}", "float32"
+    return Description(
+        backend=backend,
+        version=version,
+        gpu=gpu,
+        compute_capability=capability_text,
+        precision=precision,
+        packed=False,
+        profiles=[list(profile) for profile in options.profiles],
+        checkpoint=str(checkpoint.resolve()),
+        vocab_file=str(vocab_file.resolve()),
+        vocab_size=vocab_size,
+        lower_case=lower_case,
+    )
+
+
+def description_path(engine: Path) -> Path:
+    return engine.with_name(engine.name + ".json")
+
+
+def save(engine: Path, blob: bytes, description: Description) -> None:
+    """Writes an engine and its description, each whole or not at all; an older description never meets a newer engine."""
+    description_path(engine).unlink(missing_ok=True)
+    write_bytes(engine, blob)
+    write_json(description_path(engine), asdict(replace(description, size=len(blob))))
+
+
+def describe(engine: Path) -> Description | None:
+    """The description beside an engine, or None where there is none.
+
+    Raises:
+        InputError: the description is malformed, or the engine is not the file that it describes.
+    """
+    path = description_path(engine)
+    if not path.exists():
+        return None
+    try:
+        description = Description(**json.loads(path.read_text(encoding="utf-8")))
+        profiles = [Profile(int(size), int(length)) for size, length in description.profiles]
+        if not profiles:
+            raise ValueError("no profiles")
+    except (OSError, ValueError, TypeError) as e:
+        raise InputError(f"{path} does not describe an engine ({e}): remove it and give -s, -v and -b yourself") from e
+    if engine.is_file() and engine.stat().st_size != description.size:
+        raise InputError(
+            f"engine {engine} has {engine.stat().st_size} bytes, but {path.name} says {description.size}: "
+            "it is truncated or was replaced; build it again"
+        )
+    return description
+
+
+def recognise(engine: Path) -> str:
+    """The backend that a file is an engine of, by its content. Raises InputError where it is none."""
+    try:
+        with open(engine, "rb") as file:
+            head = file.read(4)
+    except OSError as e:
+        raise InputError(f"engine {engine} cannot be read: {e.strerror}; build one with builder.py") from e
+    if head in (b"ftrt", b"ptrt"):
+        return "tensorrt"
+    if head[:1] == b"\x08":  # an ONNX model begins with field 1, its IR version
+        return "onnxruntime"
+    raise InputError(f"{engine} is not an engine: it is neither a TensorRT plan nor an ONNX model")
+
+
+def open_session(engine: Path, backend: str, description: Description | None) -> Session:
+    """Loads an engine.
+
+    Raises:
+        InputError: the file is not an engine, is one for another backend, TensorRT version or GPU than here, or does
+            not fit the GPU's memory.
+    """
+    kind = recognise(engine)
+    if backend not in ("auto", kind):
+        raise InputError(f"{engine} is an engine of {kind}, not of {backend}: build one with builder.py --backend {backend}")
+    if kind == "onnxruntime":
+        from helpers.sessions.onnxruntime import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(engine)
+    try:
+        tensorrt_.check_available()
+    except InputError as e:
+        raise InputError(f"{engine} is a TensorRT engine, but {e}") from e
+    if description:
+        check_same_machine(engine, description)
+    from helpers.sessions.tensorrt import TensorRTSession
+
+    return TensorRTSession(engine)
+
+
+def check_same_machine(engine: Path, description: Description) -> None:
+    """Raises InputError where an engine was built by another TensorRT or for another GPU than are here."""
+    version, (gpu, _) = tensorrt_.load().__version__, tensorrt_.gpu()
+    if (description.version, description.gpu) != (version, gpu):
+        raise InputError(
+            f"engine {engine} was built by TensorRT {description.version} for {description.gpu}; "
+            f"here are TensorRT {version} and {gpu}: build it again"
+        )

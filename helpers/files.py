@@ -1,0 +1,51 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from helpers.errors import InputError
+
+
+def check_writable(path: Path) -> None:
+    """Finds out before the work starts whether `path` can be written. Raises InputError."""
+    if path.is_dir():
+        raise InputError(f"output {path} is a folder: name a file")
+    if not path.parent.is_dir():
+        raise InputError(f"output folder {path.parent} does not exist: create it first")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as e:
+        raise InputError(f"output folder {path.parent} is not writable: {e.strerror}") from e
+    if path.exists() and not os.access(path, os.W_OK):
+        raise InputError(f"output {path} exists and is not writable")
+
+
+def write_bytes(path: Path, *parts: bytes) -> None:
+    """Writes a file whole or not at all: into a temporary neighbour first, then in its place.
+
+    Raises:
+        InputError: the disk is full or the folder not writable; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as e:
+        raise InputError(f"cannot write {path}: {e.strerror}") from e
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON atomically, as `write_bytes`."""
+    write_bytes(path, json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")

@@ -1,0 +1,93 @@
+"""Other weights that compute the same function, in a shape that a fast kernel covers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from helpers.config import BertConfig
+from helpers.weights import BertWeights, Embeddings, Layer, LayerNorm, Linear
+
+
+def pad_heads(weights: BertWeights, num_heads: int, head_size: int) -> BertWeights:
+    """Grows each attention head to `head_size` with zeros: the attention's width becomes num_heads × head_size.
+
+    Scores are divided by the square root of the head size inside the attention, so the query is multiplied by
+    sqrt(head_size / D) to leave them as they were (docs/design.md). Exact but for rounding. Heads that are as large
+    already, or larger, are left alone.
+    """
+    old = weights.layers[0].query.weight.shape[0] // num_heads
+    if old >= head_size:
+        return weights
+
+    def grow(array: np.ndarray, axis: int) -> np.ndarray:
+        split = array.reshape((*array.shape[:axis], num_heads, old, *array.shape[axis + 1 :]))
+        widths = [(0, 0)] * split.ndim
+        widths[axis + 1] = (0, head_size - old)
+        return np.pad(split, widths).reshape((*array.shape[:axis], num_heads * head_size, *array.shape[axis + 1 :]))
+
+    def rows(linear: Linear, scale: float = 1.0) -> Linear:
+        return Linear(grow(linear.weight, 0) * np.float32(scale), grow(linear.bias, 0) * np.float32(scale))
+
+    def pad(layer: Layer) -> Layer:
+        return replace(
+            layer,
+            query=rows(layer.query, (head_size / old) ** 0.5),
+            key=rows(layer.key),
+            value=rows(layer.value),
+            attention_output=replace(layer.attention_output, weight=grow(layer.attention_output.weight, 1)),
+        )
+
+    return replace(weights, layers=tuple(map(pad, weights.layers)))
+
+
+def widen(weights: BertWeights, config: BertConfig, times: int) -> tuple[BertWeights, BertConfig]:
+    """Repeats every hidden channel `times` times: hidden size, head size and feed-forward grow, the logits stay.
+
+    Layer norm sees each value `times` times and so finds the same mean and variance; a projection adds up `times`
+    copies of its input and so has its columns divided by `times` (docs/checkpoints.md).
+    """
+    heads, k = config.num_attention_heads, times
+
+    def repeat(array: np.ndarray, axis: int) -> np.ndarray:
+        return np.concatenate([array] * k, axis)
+
+    def per_head(array: np.ndarray, axis: int) -> np.ndarray:
+        split = array.reshape((*array.shape[:axis], heads, -1, *array.shape[axis + 1 :]))
+        return repeat(split, axis + 1).reshape((*array.shape[:axis], -1, *array.shape[axis + 1 :]))
+
+    def norm(part: LayerNorm) -> LayerNorm:
+        return LayerNorm(repeat(part.gamma, 0), repeat(part.beta, 0))
+
+    def linear(part: Linear) -> Linear:
+        return Linear(repeat(repeat(part.weight, 0), 1) / np.float32(k), repeat(part.bias, 0))
+
+    def projection(part: Linear, scale: float = 1.0) -> Linear:
+        scale32 = np.float32(scale)
+        return Linear(per_head(repeat(part.weight, 1), 0) * (scale32 / np.float32(k)), per_head(part.bias, 0) * scale32)
+
+    def layer(old: Layer) -> Layer:
+        attention_output = Linear(
+            repeat(per_head(old.attention_output.weight, 1), 0) / np.float32(k), repeat(old.attention_output.bias, 0)
+        )
+        return Layer(
+            query=projection(old.query, k**-0.5),
+            key=projection(old.key),
+            value=projection(old.value),
+            attention_output=attention_output,
+            attention_norm=norm(old.attention_norm),
+            intermediate=linear(old.intermediate),
+            output=linear(old.output),
+            output_norm=norm(old.output_norm),
+        )
+
+    old = weights.embeddings
+    wide = BertWeights(
+        Embeddings(repeat(old.word, 1), repeat(old.position, 1), repeat(old.token_type, 1), norm(old.norm)),
+        tuple(map(layer, weights.layers)),
+        Linear(repeat(weights.qa_outputs.weight, 1) / np.float32(k), weights.qa_outputs.bias),
+        {name: amax * k**-0.5 if "qv_a" in name else amax for name, amax in weights.ranges.items()},
+    )
+    grown = replace(config, hidden_size=config.hidden_size * k, intermediate_size=config.intermediate_size * k)
+    return wide, grown

@@ -1,0 +1,218 @@
+"""BertWeights: the one layout of a BERT question-answering model, whichever file it came from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+
+from helpers.config import BertConfig
+from helpers.errors import InputError
+
+
+@dataclass(frozen=True)
+class Linear:
+    """y = x · weightᵀ + bias, with weight [out, in] and bias [out], float32."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Scale and shift of a layer normalisation, each [E] float32."""
+
+    gamma: np.ndarray
+    beta: np.ndarray
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """word [V, E], position [P, E], token_type [2, E], float32, and the normalisation of their sum."""
+
+    word: np.ndarray
+    position: np.ndarray
+    token_type: np.ndarray
+    norm: LayerNorm
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One encoder layer. The rows of query, key and value are ordered [N, D]."""
+
+    query: Linear
+    key: Linear
+    value: Linear
+    attention_output: Linear
+    attention_norm: LayerNorm
+    intermediate: Linear
+    output: Linear
+    output_norm: LayerNorm
+
+
+@dataclass(frozen=True)
+class BertWeights:
+    """A whole model; `ranges` holds the absolute maxima that quantization-aware training found, by quantizer name."""
+
+    embeddings: Embeddings
+    layers: tuple[Layer, ...]
+    qa_outputs: Linear
+    ranges: Mapping[str, float] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Every array under its Hugging Face name."""
+        named: dict[str, np.ndarray] = {
+            "bert.embeddings.word_embeddings.weight": self.embeddings.word,
+            "bert.embeddings.position_embeddings.weight": self.embeddings.position,
+            "bert.embeddings.token_type_embeddings.weight": self.embeddings.token_type,
+        }
+
+        def add(prefix: str, part: Linear | LayerNorm) -> None:
+            weight, bias = (part.weight, part.bias) if isinstance(part, Linear) else (part.gamma, part.beta)
+            named[f"{prefix}.weight"], named[f"{prefix}.bias"] = weight, bias
+
+        add("bert.embeddings.LayerNorm", self.embeddings.norm)
+        for i, layer in enumerate(self.layers):
+            for attribute, name in LAYER_NAMES.items():
+                add(f"bert.encoder.layer.{i}.{name}", getattr(layer, attribute))
+        add("qa_outputs", self.qa_outputs)
+        return named
+
+    @classmethod
+    def from_tensors(cls, named: Mapping[str, np.ndarray], ranges: Mapping[str, float] | None = None) -> BertWeights:
+        """The inverse of `tensors`. Raises KeyError for an absent name."""
+
+        def linear(prefix: str) -> Linear:
+            return Linear(named[f"{prefix}.weight"], named[f"{prefix}.bias"])
+
+        def norm(prefix: str) -> LayerNorm:
+            return LayerNorm(named[f"{prefix}.weight"], named[f"{prefix}.bias"])
+
+        def layer(prefix: str) -> Layer:
+            parts: dict[str, Any] = {
+                attribute: (norm if attribute.endswith("_norm") else linear)(f"{prefix}.{name}")
+                for attribute, name in LAYER_NAMES.items()
+            }
+            return Layer(**parts)
+
+        depth = sum(name.endswith("attention.self.query.weight") for name in named)
+        word, position, token_type = (
+            named[f"bert.embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type")
+        )
+        return cls(
+            Embeddings(word, position, token_type, norm("bert.embeddings.LayerNorm")),
+            tuple(layer(f"bert.encoder.layer.{i}") for i in range(depth)),
+            linear("qa_outputs"),
+            dict(ranges or {}),
+        )
+
+    def validate(self, config: BertConfig) -> None:
+        """Raises InputError where a tensor is missing, has another shape than `config` asks for, or is not finite."""
+        check_depth(len(self.layers), config, "weights")
+        check_tensors(self.tensors(), config, "weights")
+
+
+LAYER_NAMES = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attention_output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "intermediate": "intermediate.dense",
+    "output": "output.dense",
+    "output_norm": "output.LayerNorm",
+}
+
+
+def tensor_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
+    """The Hugging Face name and shape of every tensor that a model of this configuration has."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "bert.embeddings.word_embeddings.weight": (config.vocab_size, hidden),
+        "bert.embeddings.position_embeddings.weight": (config.max_position_embeddings, hidden),
+        "bert.embeddings.token_type_embeddings.weight": (config.type_vocab_size, hidden),
+        "bert.embeddings.LayerNorm.weight": (hidden,),
+        "bert.embeddings.LayerNorm.bias": (hidden,),
+    }
+    matrices = {"intermediate": (inner, hidden), "output": (hidden, inner)}
+    for i in range(config.num_hidden_layers):
+        for attribute, name in LAYER_NAMES.items():
+            matrix = matrices.get(attribute, (hidden, hidden))
+            shapes[f"bert.encoder.layer.{i}.{name}.weight"] = (hidden,) if attribute.endswith("_norm") else matrix
+            shapes[f"bert.encoder.layer.{i}.{name}.bias"] = matrix[:1]
+    shapes["qa_outputs.weight"], shapes["qa_outputs.bias"] = (2, hidden), (2,)
+    return shapes
+
+
+def check_tensors(named: Mapping[str, np.ndarray], config: BertConfig, source: str, spelled: Callable[[str], str] = str) -> None:
+    """Holds tensors against a configuration.
+
+    Args:
+        named: arrays under Hugging Face names; further names are ignored.
+        source: the file, for messages.
+        spelled: turns a Hugging Face name into the file's own, for messages.
+
+    Raises:
+        InputError: lists every missing tensor, or every wrong shape, or every tensor with NaN or infinity.
+    """
+    shapes = tensor_shapes(config)
+    missing = [spelled(name) for name in shapes if name not in named]
+    if missing:
+        raise InputError(f"{source} lacks {len(missing)} of {len(shapes)} tensors: {', '.join(missing)}")
+    wrong = [
+        f"{spelled(name)}: expected {list(shape)}, found {list(named[name].shape)}"
+        for name, shape in shapes.items()
+        if named[name].shape != shape
+    ]
+    if wrong:
+        raise InputError(f"{source} does not fit its configuration: {'; '.join(wrong)}")
+    odd = [spelled(name) for name in shapes if not np.isfinite(named[name]).all()]
+    if odd:
+        raise InputError(f"{source} holds NaN or infinity in {', '.join(odd)}")
+
+
+def check_depth(depth: int, config: BertConfig, source: str) -> None:
+    """Raises InputError where a model has more layers than its configuration; fewer show as missing tensors."""
+    if depth > config.num_hidden_layers:
+        raise InputError(f"{source} has {depth} encoder layers, its configuration {config.num_hidden_layers}")
+
+
+def assemble(
+    named: Mapping[str, np.ndarray],
+    config: BertConfig,
+    path: Path,
+    present: Iterable[str],
+    spelled: Callable[[str], str] = str,
+    ranges: Mapping[str, float] | None = None,
+) -> BertWeights:
+    """What every loader ends with: checked tensors become BertWeights.
+
+    Args:
+        named: arrays of any float dtype under Hugging Face names; further names are ignored.
+        present: all names that the file has, in its own spelling.
+        spelled: turns a Hugging Face name into the file's own, for messages.
+        ranges: quantizer name → absolute maximum.
+
+    Raises:
+        InputError: as `check_tensors` and `check_depth`.
+    """
+    numbers = [int(layer) for name in present for layer in re.findall(r"encoder[./]layers?[._](\d+)[./]", name)]
+    check_depth(max(numbers, default=-1) + 1, config, str(path))
+    floats = {name: np.asarray(named[name], np.float32, order="C") for name in tensor_shapes(config) if name in named}
+    check_tensors(floats, config, str(path), spelled)
+    return BertWeights.from_tensors(floats, ranges)
+
+
+def random_weights(config: BertConfig, seed: int = 0) -> BertWeights:
+    """A model of random weights, spread as BERT's own initialization (normal, 0.02), which any benchmark can run."""
+    generator = np.random.default_rng(seed)
+    named = {}
+    for name, shape in tensor_shapes(config).items():
+        named[name] = generator.standard_normal(shape, np.float32) * np.float32(0.02)
+        if name.endswith("LayerNorm.weight"):
+            named[name] += 1
+    return BertWeights.from_tensors(named)
