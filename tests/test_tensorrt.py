@@ -1,0 +1,161 @@
+"""TensorRT engines against ONNX Runtime ones of the same weights, and what the GPU alone can refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers import engine
+from helpers.config import BertConfig
+from helpers.engine import BuildOptions
+from helpers.errors import InputError
+from helpers.sessions import Profile, Session
+from helpers.sessions.onnxruntime import OnnxRuntimeSession
+from helpers.weights import BertWeights, random_weights
+from helpers.windows import Batch
+
+pytestmark = pytest.mark.gpu
+
+WIDE = BertConfig(200, 128, 2, 2, 256, 512)  # heads of 64
+NARROW = BertConfig(200, 96, 2, 3, 256, 512)  # heads of 32, which float16 pads
+
+
+def lively(config: BertConfig, seed: int = 1) -> BertWeights:
+    """Random weights that are large enough for attention to prefer some tokens over others."""
+    named = {
+        name: array * np.float32(1 if "LayerNorm" in name else 4)
+        for name, array in random_weights(config, seed).tensors().items()
+    }
+    return BertWeights.from_tensors(named)
+
+
+def ragged(size: int, length: int, seed: int) -> Batch:
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(1, length + 1, size)
+    lengths[0] = length
+    mask = (np.arange(length) < lengths[:, None]).astype(np.int32)
+    ids = generator.integers(0, 200, (size, length)).astype(np.int32)
+    return Batch(ids * mask, generator.integers(0, 2, (size, length)).astype(np.int32) * mask, mask)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("engines")
+
+
+class Engines:
+    """Builds engines once a test run; one timing cache serves them all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def build(self, config: BertConfig, profiles: list[Profile], warnings: list[str], fp16: bool = False) -> Path:
+        path = self.folder / f"{config.hidden_size}-{profiles}-{fp16}".replace(" ", "")
+        if not path.exists():
+            options = BuildOptions(profiles, fp16=fp16, strict=not fp16, timing_cache=self.folder / "timing.cache")
+            path.write_bytes(engine.build(lively(config), config, "tensorrt", options, warnings.append))
+        return path
+
+    def reference(self, config: BertConfig) -> Session:
+        path = self.folder / f"{config.hidden_size}.onnx"
+        path.write_bytes(engine.build_onnx(lively(config), config, BuildOptions([Profile(8, 512)])))
+        return OnnxRuntimeSession(path)
+
+
+@pytest.fixture(scope="module")
+def engines(folder: Path) -> Engines:
+    return Engines(folder)
+
+
+def error(session: Session, reference: Session, batches: list[Batch]) -> float:
+    """The largest difference at tokens that are not padding, over the largest logit."""
+    worst = 0.0
+    for batch, ours, theirs in zip(batches, session.stream(batches), reference.stream(batches)):
+        seen = batch.input_mask.astype(bool)
+        worst = max(worst, float(np.abs(ours - theirs)[seen].max() / np.abs(theirs[seen]).max()))
+    return worst
+
+
+@pytest.mark.parametrize("config", [WIDE, NARROW], ids=["heads64", "heads32"])
+@pytest.mark.parametrize("fp16, bound", [(False, 1e-4), (True, 2e-2)], ids=["float32", "float16"])
+@pytest.mark.parametrize("length", [64, 128, 200], ids=str)
+def test_logits_equal_onnxruntime(engines: Engines, config: BertConfig, fp16: bool, bound: float, length: int) -> None:
+    warnings: list[str] = []
+    path = engines.build(config, [Profile(4, length)], warnings, fp16)
+    batches = [ragged(size, length, seed) for seed, size in enumerate((4, 1, 3, 4, 2, 4))]
+    assert error(engine.open_session(path, "tensorrt", None), engines.reference(config), batches) < bound
+    slow = [text for text in warnings if "fused attention has no kernel" in text]
+    assert len(slow) == (1 if fp16 and length == 200 else 0), warnings
+
+
+@pytest.mark.parametrize("fp16, bound", [(False, 1e-4), (True, 2e-2)], ids=["float32", "float16"])
+def test_several_profiles_in_one_engine(engines: Engines, fp16: bool, bound: float) -> None:
+    profiles = [Profile(1, 64), Profile(8, 64), Profile(1, 128), Profile(8, 128)]
+    session = engine.open_session(engines.build(WIDE, profiles, [], fp16), "auto", None)
+    assert list(session.profiles) == profiles
+    batches = [ragged(size, length, size) for size, length in ((8, 128), (1, 64), (5, 64), (1, 128), (8, 64), (2, 128))]
+    assert error(session, engines.reference(WIDE), batches) < bound
+    with pytest.raises(InputError, match="batch 9 × 64 fits none"):
+        list(session.stream([ragged(9, 64, 0)]))
+
+
+def test_damaged_and_foreign_engines(engines: Engines, tmp_path: Path) -> None:
+    whole = engines.build(WIDE, [Profile(4, 64)], [], fp16=True).read_bytes()
+    path = tmp_path / "cut"
+    for keep in (5, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:keep])
+        with pytest.raises(InputError, match="cut cannot be loaded, build it again"):
+            engine.open_session(path, "auto", None)
+    path.write_bytes(b"ftrt" + bytes(1000))
+    with pytest.raises(InputError, match="cannot be loaded, build it again"):
+        engine.open_session(path, "auto", None)
+
+
+def test_engine_of_another_version_or_gpu(engines: Engines, tmp_path: Path) -> None:
+    path = tmp_path / "engine"
+    options = BuildOptions([Profile(4, 64)], fp16=True)
+    description = engine.new_description("tensorrt", options, tmp_path, tmp_path, 200, True)
+    engine.save(path, engines.build(WIDE, [Profile(4, 64)], [], fp16=True).read_bytes(), description)
+    assert engine.open_session(path, "auto", engine.describe(path)).backend == "tensorrt"
+    for changes in ({"version": "8.4.3"}, {"gpu": "NVIDIA A30"}):
+        fields = json.loads(engine.description_path(path).read_text())
+        engine.description_path(path).write_text(json.dumps({**fields, **changes}))
+        with pytest.raises(InputError, match=next(iter(changes.values())) + ".*here are TensorRT"):
+            engine.open_session(path, "auto", engine.describe(path))
+        engine.description_path(path).write_text(json.dumps(fields))
+
+
+def test_useless_timing_cache_is_replaced(tmp_path: Path) -> None:
+    cache = tmp_path / "timing.cache"
+    cache.write_bytes(b"not a timing cache")
+    warnings: list[str] = []
+    options = BuildOptions([Profile(1, 64)], fp16=True, timing_cache=cache)
+    engine.build(lively(WIDE), WIDE, "tensorrt", options, warnings.append)
+    assert [f"timing cache {cache} is not of TensorRT" in text for text in warnings] == [True]
+    warnings.clear()
+    engine.build(lively(WIDE), WIDE, "tensorrt", options, warnings.append)
+    assert warnings == []
+
+
+def test_out_of_gpu_memory_says_what_was_asked_for(engines: Engines) -> None:
+    from helpers import trt
+
+    path = engines.build(WIDE, [Profile(4, 64)], [], fp16=True)
+    cuda = trt.cuda()
+    taken = []
+    size = 1 << 36
+    while size >= 1 << 20:
+        try:
+            taken.append(cuda.mem_alloc(size))
+        except cuda.MemoryError:
+            size >>= 1
+    try:
+        with pytest.raises(InputError, match="out of GPU memory: asked for"):
+            sessions = [engine.open_session(path, "auto", None) for _ in range(50)]
+            del sessions
+    finally:
+        for memory in taken:
+            memory.free()
