@@ -135,7 +135,7 @@ def main(arguments: argparse.Namespace) -> int:
         na_probs = metrics.read_probabilities(arguments.na_prob_file)
         for question, _ in questions:
             if question in predictions and question not in na_probs:
-                raise metrics.InputError(f"{arguments.na_prob_file}: has no number for the predicted question {question!r}")
+                raise metrics.InputError(f"{arguments.na_prob_file}: has no number for question {question!r}")
     metrics.warn_of_unanswered(questions, predictions)
     results = json.dumps(evaluate(questions, predictions, na_probs, arguments.na_prob_thresh), indent=2)
     if arguments.out_file is None:

@@ -109,8 +109,9 @@ def read_questions(path: str) -> Questions:
     for article, in_article in _items(_read_json(path), "data", path):
         for paragraph, in_paragraph in _items(article, "paragraphs", in_article):
             for question, in_question in _items(paragraph, "qas", in_paragraph):
-                answers = [_member(answer, "text", str, place) for answer, place in _items(question, "answers", in_question)]
-                questions.append((_member(question, "id", str, in_question), answers))
+                answers = _items(question, "answers", in_question)
+                texts = [_member(answer, "text", str, in_answer) for answer, in_answer in answers]
+                questions.append((_member(question, "id", str, in_question), texts))
     if not questions:
         raise InputError(f"{path}: has no questions")
     return questions

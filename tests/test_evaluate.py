@@ -87,6 +87,7 @@ FILES = ("dataset.json", "predictions.json")
         ("york", ["new york", "York"], 1, 1),
         # Nothing left to compare: the same, yet without a word in common.
         ("the", ["a"], 1, 0),
+        ("", ["an"], 1, 0),
         ("", ["cat"], 0, 0),
         ("cat", ["the"], 0, 0),
     ],
@@ -97,7 +98,7 @@ def test_v1_scores_one_question(run: Run, prediction: str, truths: list[str], ex
 
 
 def test_v1_averages_over_all_questions_and_counts_the_unanswered(run: Run) -> None:
-    dataset = squad({"right": ["cat"], "half": ["new york"], "unanswered": ["dog"], "forgotten": [""], "wrong": ["owl"]})
+    dataset = squad({"right": ["cat"], "half": ["new york"], "unanswered": ["x"], "forgotten": [""], "wrong": ["y"]})
     predictions = {"right": "cat", "half": "york", "wrong": "mouse", "of another set": "x"}
     process = run("v1.1", *FILES, dataset=dataset, predictions=predictions)
     results = scores(process, "warning: 2 of 5 questions unanswered, scored as 0\n")
@@ -106,7 +107,8 @@ def test_v1_averages_over_all_questions_and_counts_the_unanswered(run: Run) -> N
 
 def test_v1_prints_one_line_of_json(run: Run) -> None:
     dataset = squad({"right": ["x y"], "half": ["x z"], "wrong": ["y"], "other": ["x"]})
-    process = run("v1.1", *FILES, dataset=dataset, predictions={"right": "x y", "half": "x y", "wrong": "", "other": "z"})
+    predictions = {"right": "x y", "half": "x y", "wrong": "", "other": "z"}
+    process = run("v1.1", *FILES, dataset=dataset, predictions=predictions)
     assert (process.returncode, process.stdout, process.stderr) == (0, '{"exact_match": 25.0, "f1": 37.5}\n', "")
 
 
@@ -229,7 +231,8 @@ def test_v2_thresholds_agree_with_brute_force(run: Run, seed: int) -> None:
     count = source.randint(6, 25)
     kinds = dict(zip(map(str, range(count)), KINDS + source.choices(KINDS, k=count)))
     # Distinct and above 0; every other time beyond 1, for models that give unbounded scores and not probabilities.
-    probs = {question: number / (100 if seed % 2 else 1) for question, number in zip(kinds, source.sample(range(1, 99), count))}
+    scale = 100 if seed % 2 else 1
+    probs = {question: number / scale for question, number in zip(kinds, source.sample(range(1, 99), count))}
     threshold = source.choice(list(probs.values()))
     groups = {
         "": list(kinds),
@@ -288,7 +291,7 @@ def test_v2_counts_the_unanswered_as_0(run: Run) -> None:
     files = {
         "dataset": squad({"right": ["cat"], "unanswered": ["dog"], "none": [], "none unanswered": []}),
         "predictions": {"right": "cat", "none": ""},
-        "probs": {"right": 0.5, "none": 0.5, "none unanswered": 0.75, "unanswered": 0.25},
+        "probs": {"right": 0.5, "none": 0.5, "none unanswered": 0.75},
     }
     warning = "warning: 2 of 4 questions unanswered, scored as 0\n"
     results = scores(run("v2.0", *FILES, "-n", "probs.json", "-t", "0.6", **files), warning)
@@ -381,6 +384,12 @@ def test_a_dataset_of_wrong_structure(run: Run, script: str, dataset: Any, parts
 )
 def test_predictions_of_wrong_structure(run: Run, script: str, predictions: Any, parts: list[str]) -> None:
     assert_error(run(script, *FILES, dataset=squad({"q": ["x"]}), predictions=predictions), *parts)
+
+
+def test_a_long_value_is_cut_in_the_message(run: Run) -> None:
+    process = run("v1.1", *FILES, dataset="x" * 1000, predictions={})
+    assert_error(process, "must be an object", "xxx")
+    assert len(process.stderr) < 120
 
 
 @BOTH
