@@ -19,7 +19,7 @@ VOCAB = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", "?", *ascii_low
 
 
 def small_config(**changes: Any) -> BertConfig:
-    """Two layers of four heads of eight; `changes` replace what they name. No two sizes are the same."""
+    """Two layers of four heads of eight; `changes` replace what they name."""
     sizes: dict[str, Any] = {
         "vocab_size": len(VOCAB),
         "hidden_size": 32,
@@ -50,7 +50,7 @@ def weights_of(model: transformers.BertForQuestionAnswering, ranges: Mapping[str
 
 def arrays_of(model: transformers.BertForQuestionAnswering) -> dict[str, np.ndarray]:
     """The model's own names and float32 arrays."""
-    return {name: tensor.numpy() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    return {name: tensor.numpy().copy() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
 
 
 def write_vocab(path: Path, size: int = len(VOCAB)) -> None:

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Builds an engine from the bundled model and asks it a question: with TensorRT where there is one, else on the CPU.
+. "$(dirname "$0")/setup.sh"
+setup requirements.txt
+
+mkdir -p engines
+engine=engines/demo.engine
+if [[ ! -e $engine.json ]]; then
+  precision=()
+  if .venv/bin/python -c 'from helpers import trt; trt.check_available()' 2>/dev/null; then precision=(--fp16); fi
+  .venv/bin/python builder.py -pt models/minilm-l6-squad -o $engine -s 128 ${precision[@]+"${precision[@]}"} \
+    -tcf engines/timing.cache
+fi
+.venv/bin/python inference.py -e $engine \
+  -p "TensorRT is a high performance deep learning inference platform that delivers low latency and high throughput \
+for apps such as recommenders, speech and image/video on NVIDIA GPUs. It includes parsers to import models, and \
+plugins to support novel ops and layers before applying optimizations for inference. Today NVIDIA is open sourcing \
+parsers and plugins in TensorRT so that the deep learning community can customize and extend these components to take \
+advantage of powerful TensorRT optimizations for your apps." \
+  -q "What is TensorRT?"

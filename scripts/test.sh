@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs all of them; those marked gpu only where TensorRT and a GPU are there.
+# Further arguments go to pytest.
+. "$(dirname "$0")/setup.sh"
+setup requirements.txt requirements-convert.txt requirements-dev.txt
+
+.venv/bin/python -m ruff check .
+.venv/bin/python -m ruff format --check .
+.venv/bin/python -m mypy
+if .venv/bin/python -c 'from helpers import trt; trt.check_available()' 2>/dev/null; then
+  .venv/bin/python -m pytest "$@"
+else
+  .venv/bin/python -m pytest -m "not gpu" -n 2 "$@"
+fi
