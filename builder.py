@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from helpers import builder, cli
-from helpers.sessions import Profile
+from helpers.sessions.layouts import Profile
 
 
 def main(argv: list[str]) -> None:
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
         for length in sorted(set(args.sequence_length or [128]))
         for size in sorted(set(args.batch_size or [1]))
     ]
-    builder.build(parser, args, profiles, args.strict)
+    builder.build(parser, args, profiles, strict=args.strict)
 
 
 if __name__ == "__main__":

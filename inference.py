@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Answers questions with a padded engine, or scores it on SQuAD."""
+"""Answers questions with an engine, or scores it on SQuAD."""
 
 from __future__ import annotations
 

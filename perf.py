@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times a padded engine on random tokens: the network alone, without copies."""
+"""Times an engine on random tokens: the network alone, without copies."""
 
 from __future__ import annotations
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
 
-from helpers import cli, engine, files
+from helpers import answer, cli, engine, files, inference, squad
 from helpers.errors import InputError
 from helpers.sessions import Session
+from helpers.sessions.layouts import Packed
 from helpers.windows import Batch
 
 VOCAB_SIZE = 30522  # of BERT's uncased vocabulary, for an engine without a description
@@ -22,34 +26,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cli.add_engine(parser)
     add = parser.add_argument
     add("-b", "--batch-size", type=cli.positive, action="append", help="batch size; may be repeated (default: 1)")
-    add("-s", "--sequence-length", type=cli.positive, default=128, help="tokens of each sequence")
+    add("-s", "--sequence-length", type=cli.positive, default=128, help="tokens of each sequence, or of the longest")
     add("-i", "--iterations", type=cli.positive, default=200, help="timed runs a batch size")
     add("-w", "--warm-up-runs", type=cli.not_negative, default=10, help="runs before the clock starts")
     add("-d", "--duration", type=float, default=0.0, help="least seconds a batch size")
     add("-r", "--random-seed", type=int, default=12345, help="seed of the input tokens")
+    add("--lengths", metavar="FILE|squad", help="sequences of these lengths: a file of numbers, or the windows of a SQuAD file")
     add("--json", type=Path, help="write the figures to this file, with device, versions and engine")
 
 
-def random_batch(size: int, length: int, vocab_size: int, seed: int) -> Batch:
-    """Full sequences of random tokens, [size, length]."""
+def random_batch(lengths: Sequence[int], sequence_length: int, vocab_size: int, seed: int) -> Batch:
+    """Random tokens [B, sequence_length], the mask ones up to each sequence's own length."""
     generator = np.random.default_rng(seed)
-    shape = (size, length)
+    shape = (len(lengths), sequence_length)
+    mask = (np.arange(sequence_length) < np.asarray(lengths)[:, None]).astype(np.int32)
     return Batch(
-        generator.integers(0, vocab_size, shape, np.int32),
-        generator.integers(0, 2, shape, np.int32),
-        np.ones(shape, np.int32),
+        generator.integers(0, vocab_size, shape, np.int32) * mask,
+        generator.integers(0, 2, shape, np.int32) * mask,
+        mask,
     )
 
 
-def measure(once: Callable[[], float], warm_ups: int, iterations: int, duration: float) -> np.ndarray:
-    """Milliseconds of each of `iterations` runs, or more until `duration` seconds have gone by."""
-    for _ in range(warm_ups):
-        once()
-    times: list[float] = []
+def read_lengths(name: str, sequence_length: int, description: engine.Description | None) -> list[int]:
+    """Lengths of sequences, from a file of whole numbers, or of the windows over a SQuAD file (.json, or `squad`).
+
+    Raises:
+        InputError: the file cannot be read, or a length is not from 1 to `sequence_length`.
+    """
+    path = Path("squad/dev-v1.1.json" if name == "squad" else name)
+    if path.suffix == ".json":
+        if not path.exists() and name == "squad":
+            raise InputError(f"{path} does not exist: fetch it with scripts/download_squad.sh, or name a file of lengths")
+        passages, questions = squad.read(path)
+        tokenizer = inference.make_tokenizer(None, description)
+        options = answer.Options(sequence_length)
+        encoded = answer.encode(passages, [q.text for q in questions], [q.passage for q in questions], tokenizer, options)
+        return [window.length for window in encoded.windows]
+    try:
+        lengths = [int(word) for word in path.read_text().split()]
+    except OSError as e:
+        raise InputError(f"lengths file {path} cannot be read: {e.strerror}") from e
+    except ValueError as e:
+        raise InputError(f"lengths file {path} must hold whole numbers only: {e}") from e
+    if not lengths or min(lengths) < 1 or max(lengths) > sequence_length:
+        raise InputError(f"lengths file {path} must hold numbers from 1 to {sequence_length} (-s), at least one")
+    return lengths
+
+
+def measure(runs: Sequence[Callable[[], Callable[[], float]]], warm_ups: int, iterations: int, duration: float) -> np.ndarray:
+    """Times several batches in turn: `iterations` runs, rounded up to whole rounds, or more for `duration` seconds.
+
+    Args:
+        runs: each prepares one batch and returns what runs it and gives milliseconds.
+
+    Returns:
+        Milliseconds, [rounds, len(runs)].
+    """
+    ready = runs[0]() if len(runs) == 1 else None  # one batch is copied to the GPU once
+    for prepare in itertools.islice(itertools.cycle(runs), warm_ups):
+        (ready or prepare())()
+    rounds: list[list[float]] = []
     start = time.monotonic()
-    while len(times) < iterations or time.monotonic() - start < duration:
-        times.append(once())
-    return np.array(times)
+    while len(rounds) * len(runs) < iterations or time.monotonic() - start < duration:
+        rounds.append([(ready or prepare())() for prepare in runs])
+    return np.array(rounds)
 
 
 def summary(times: np.ndarray) -> dict[str, float]:
@@ -69,26 +109,38 @@ def run(args: argparse.Namespace, open_session: Callable[..., Session]) -> None:
         files.check_writable(args.json)
     description = engine.describe(args.engine)
     session = open_session(args.engine, args.backend, description)
-    length = args.sequence_length
+    longest, layout = args.sequence_length, session.layout
+    if longest > layout.max_sequence_length:
+        raise InputError(f"sequence length {longest} is above the engine's, {layout.max_sequence_length}: lower -s")
+    lengths = read_lengths(args.lengths, longest, description) if args.lengths else None
     vocab_size = description.vocab_size if description else VOCAB_SIZE
-    if length > session.max_sequence_length or session.padded_length(length) != length:
-        known = sorted({profile.sequence_length for profile in session.profiles})
-        raise InputError(f"sequence length {length} is not one of the engine's ({', '.join(map(str, known))}): give it with -s")
-    sizes = args.batch_size or [1]
-    largest = session.max_batch_size(length)
-    if max(sizes) > largest:
-        raise InputError(f"batch size {max(sizes)} is above the engine's largest, {largest}")
 
     rows: list[dict[str, Any]] = []
-    for size in sizes:
-        batch = random_batch(size, length, vocab_size, args.random_seed)
-        times = measure(session.timed(batch), args.warm_up_runs, args.iterations, args.duration)
-        row = {"batch_size": size, "sequence_length": length, "iterations": len(times), **summary(times)}
-        rows.append(row)
-        print(f"Running {len(times)} iterations with Batch Size: {size}, Sequence Length: {length}")
+    for size in args.batch_size or [layout.max_batch_size(longest) if lengths else 1]:
+        if size > layout.max_batch_size(longest):
+            raise InputError(f"batch size {size} is above the engine's largest, {layout.max_batch_size(longest)}: lower -b")
+        seen = lengths or [longest] * size
+        batches = layout.schedule(seen, size if args.batch_size else None)
+        if not lengths and batches[0][1] != longest:
+            raise InputError(f"sequence length {longest} is not one of the engine's, {layout.describe()}: give it with -s")
+
+        def prepare(indexes: Sequence[int], padded: int, seen: Sequence[int] = seen) -> Callable[[], float]:
+            return session.timed(random_batch([seen[i] for i in indexes], padded, vocab_size, args.random_seed))
+
+        runs = [functools.partial(prepare, *batch) for batch in batches]
+        times = measure(runs, args.warm_up_runs, args.iterations, args.duration)
+        row = {"batch_size": size, "sequence_length": longest, "iterations": times.size, **summary(times)}
+        print(f"Running {times.size} iterations with Batch Size: {size}, Sequence Length: {longest}")
         print(f"\tTotal time: {row['total_ms']:.3f} ms")
         for name, key in (("Average", "average"), ("Median", "median"), ("95th percentile", "p95"), ("99th percentile", "p99")):
             print(f"\t{name}: {row[f'{key}_ms']:.3f} ms")
+        if lengths:
+            seconds = float(np.median(times.sum(1))) / 1e3  # of one round over all sequences
+            row |= {"sequences": len(seen), "tokens": sum(seen), "batches": len(batches), "round_s": round(seconds, 4)}
+            row |= {"tokens_per_s": round(sum(seen) / seconds, 1), "sequences_per_s": round(len(seen) / seconds, 1)}
+            print(f"\t{len(seen)} sequences, {sum(seen)} tokens in {len(batches)} batches: {seconds:.3f} s")
+            print(f"\t{row['tokens_per_s']:.0f} tokens/s, {row['sequences_per_s']:.1f} sequences/s")
+        rows.append(row)
     if args.json:
         files.write_json(
             args.json,
@@ -98,6 +150,8 @@ def run(args: argparse.Namespace, open_session: Callable[..., Session]) -> None:
                 "device": session.device,
                 "engine": str(args.engine),
                 "precision": description.precision if description else None,
+                "packed": isinstance(layout, Packed),
+                "lengths": args.lengths,
                 "random_seed": args.random_seed,
                 "results": rows,
             },

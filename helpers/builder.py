@@ -9,7 +9,7 @@ from helpers import cli, engine, files, tokenization
 from helpers.checkpoints import onnx, pytorch, tensorflow
 from helpers.config import BertConfig
 from helpers.errors import InputError
-from helpers.sessions import Profile
+from helpers.sessions.layouts import Profile
 
 LOADERS = {"ckpt": tensorflow.load, "onnx": onnx.load, "pytorch": pytorch.load}
 
@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cli.add_backend(parser)
 
 
-def build(parser: cli.Parser, args: argparse.Namespace, profiles: list[Profile], strict: bool) -> None:
+def build(
+    parser: cli.Parser, args: argparse.Namespace, profiles: list[Profile], packed: bool = False, strict: bool = False
+) -> None:
     """Builds the engine that the command line asks for.
 
     Raises:
@@ -63,7 +65,7 @@ def build(parser: cli.Parser, args: argparse.Namespace, profiles: list[Profile],
         cli.warn("ONNX Runtime on the CPU computes in float32: --fp16 is not honoured")
 
     weights = LOADERS[source](checkpoint, config)
-    options = engine.BuildOptions(profiles, args.fp16, strict, args.workspace_size, args.timing_cache_file, args.verbose)
+    options = engine.BuildOptions(profiles, packed, args.fp16, strict, args.workspace_size, args.timing_cache_file, args.verbose)
     with cli.elapsed(f"Building {args.output} for {backend}"):
         blob = engine.build(weights, config, backend, options, cli.warn)
     lower_case = tokenization.is_lower_case(vocab, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from helpers.bert import bert_qa
 from helpers.config import BertConfig
 from helpers.errors import InputError
 from helpers.files import write_bytes, write_json
-from helpers.sessions import Profile, Session
+from helpers.sessions import Session
+from helpers.sessions.layouts import LENGTH_CLASSES, Padded, Profile
 from helpers.transforms import pad_heads
 from helpers.weights import BertWeights
 
@@ -26,6 +28,7 @@ class BuildOptions:
     """What an engine is built for."""
 
     profiles: Sequence[Profile]
+    packed: bool = False
     fp16: bool = False
     strict: bool = False
     workspace_mib: int = 1200
@@ -81,17 +84,17 @@ def build(weights: BertWeights, config: BertConfig, backend: str, options: Build
 
 def build_onnx(weights: BertWeights, config: BertConfig, options: BuildOptions) -> bytes:
     """An ONNX model, which is ONNX Runtime's engine."""
-    from helpers.graphs.onnx import OnnxGraph
+    from helpers.graphs.onnx import PackedOnnxGraph, PaddedOnnxGraph
 
     head_size = len(weights.layers[0].query.bias) // config.num_attention_heads
-    graph = OnnxGraph(config.num_attention_heads, head_size, config.layer_norm_eps)
+    graph = (PackedOnnxGraph if options.packed else PaddedOnnxGraph)(config.num_attention_heads, head_size, config.layer_norm_eps)
     bert_qa(graph, weights)
     return graph.model({"profiles": json.dumps(options.profiles)})
 
 
 def build_tensorrt(weights: BertWeights, config: BertConfig, options: BuildOptions, warn: Callable[[str], None]) -> bytes:
-    """A padded TensorRT engine: one optimization profile for each (batch size, sequence length)."""
-    from helpers.graphs.tensorrt import FUSED_HEAD_SIZE, FUSED_LENGTHS, PaddedGraph
+    """A TensorRT engine with one optimization profile for each (batch size, sequence length)."""
+    from helpers.graphs.tensorrt import FUSED_HEAD_SIZE, PackedGraph, PaddedGraph
 
     trt, log = tensorrt_.load(), tensorrt_.logger()
     tensorrt_.cuda()
@@ -100,18 +103,12 @@ def build_tensorrt(weights: BertWeights, config: BertConfig, options: BuildOptio
     if options.fp16:  # there are no fused kernels in float32, so nothing to pad for
         weights = pad_heads(weights, config.num_attention_heads, FUSED_HEAD_SIZE)
     head_size = len(weights.layers[0].query.bias) // config.num_attention_heads
-    slow = sorted({p.sequence_length for p in options.profiles} - set(FUSED_LENGTHS))
-    if options.fp16 and head_size != FUSED_HEAD_SIZE:
-        warn(f"fused attention has no kernel for heads of {head_size}, only up to {FUSED_HEAD_SIZE}: this engine is slower")
-    elif options.fp16 and slow:
-        warn(
-            f"fused attention has no kernel for sequence length {', '.join(map(str, slow))}, which is slower; "
-            f"fast are {', '.join(map(str, FUSED_LENGTHS))}"
-        )
+    check_kernels(options, head_size, warn)
 
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
-    graph = PaddedGraph(network, config.num_attention_heads, head_size, options.fp16)
+    kind = PackedGraph if options.packed else PaddedGraph
+    graph = kind(network, config.num_attention_heads, head_size, options.fp16)
     bert_qa(graph, weights)
 
     settings = builder.create_builder_config()
@@ -123,10 +120,10 @@ def build_tensorrt(weights: BertWeights, config: BertConfig, options: BuildOptio
         settings.clear_flag(trt.BuilderFlag.TF32)
     if options.verbose:
         settings.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    for size, length in options.profiles:
+    for wanted in options.profiles:
         profile = builder.create_optimization_profile()
-        for name in ("input_ids", "segment_ids", "input_mask"):
-            profile.set_shape(name, min=(1, length), opt=(size, length), max=(size, length))
+        for name, (least, best, most) in profile_shapes(wanted, options.packed).items():
+            profile.set_shape(name, min=least, opt=best, max=most)
         settings.add_optimization_profile(profile)
 
     if options.timing_cache:
@@ -134,6 +131,12 @@ def build_tensorrt(weights: BertWeights, config: BertConfig, options: BuildOptio
     plan = builder.build_serialized_network(network, settings)
     if plan is None:
         reason = tensorrt_.complaint()
+        scratch = re.search(r"requires (\d+) bytes of scratch space", reason)
+        if scratch:
+            raise InputError(
+                f"a workspace of {options.workspace_mib} MiB is too small for these sizes, which need "
+                f"{-(-int(scratch[1]) // MIB)} MiB in one layer alone: raise -w, or lower -b"
+            )
         if tensorrt_.is_out_of_memory(reason):
             largest = max(options.profiles, key=lambda p: p.batch_size * p.sequence_length)
             raise InputError(
@@ -144,6 +147,49 @@ def build_tensorrt(weights: BertWeights, config: BertConfig, options: BuildOptio
     if options.timing_cache:
         write_bytes(options.timing_cache, bytes(settings.get_timing_cache().serialize()))
     return bytes(plan)
+
+
+def profile_shapes(profile: Profile, packed: bool) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Each input's least, best and largest shape in an optimization profile."""
+    size, length = profile
+    if not packed:
+        return {name: ((1, length), (size, length), (size, length)) for name in Padded.inputs}
+    tokens = ((1,), (profile.tokens,), (profile.tokens,))
+    return {
+        "input_ids": tokens,
+        "segment_ids": tokens,
+        "cu_seqlens": ((2,), (size + 1,), (profile.packed_sequences + 1,)),
+        "max_seqlen": ((1,), (length,), (length,)),
+    }
+
+
+def check_kernels(options: BuildOptions, head_size: int, warn: Callable[[str], None]) -> None:
+    """Refuses what the plugins would abort on, and warns of what they do slowly.
+
+    Raises:
+        InputError: a packed engine in float32, with heads that are not fused, or with sequences too long for it.
+    """
+    from helpers.graphs.tensorrt import FUSED_HEAD_SIZE, FUSED_LENGTHS
+
+    lengths = sorted({profile.sequence_length for profile in options.profiles})
+    if options.packed:
+        if not options.fp16:
+            raise InputError("packed engines need float16 on TensorRT: add --fp16")
+        if tensorrt_.gpu()[1] < (7, 2):
+            raise InputError(f"packed engines need compute capability 7.2, {tensorrt_.gpu()[0]} has less: use builder.py")
+        if head_size != FUSED_HEAD_SIZE:
+            raise InputError(f"packed engines need heads of at most {FUSED_HEAD_SIZE}, not {head_size}: use builder.py")
+        if lengths[-1] > LENGTH_CLASSES[-1]:
+            raise InputError(f"packed engines take sequences of up to {LENGTH_CLASSES[-1]} tokens, not {lengths[-1]}: lower -s")
+        return
+    slow = [length for length in lengths if length not in FUSED_LENGTHS]
+    if options.fp16 and head_size != FUSED_HEAD_SIZE:
+        warn(f"fused attention has no kernel for heads of {head_size}, only up to {FUSED_HEAD_SIZE}: this engine is slower")
+    elif options.fp16 and slow:
+        warn(
+            f"fused attention has no kernel for sequence length {', '.join(map(str, slow))}, which is slower; "
+            f"fast are {', '.join(map(str, FUSED_LENGTHS))}"
+        )
 
 
 def read_timing_cache(settings: Any, path: Path, warn: Callable[[str], None]) -> None:
@@ -184,7 +230,7 @@ def new_description(
         gpu=gpu,
         compute_capability=capability_text,
         precision=precision,
-        packed=False,
+        packed=options.packed,
         profiles=[list(profile) for profile in options.profiles],
         checkpoint=str(checkpoint.resolve()),
         vocab_file=str(vocab_file.resolve()),

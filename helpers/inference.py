@@ -57,11 +57,13 @@ def run(parser: cli.Parser, args: argparse.Namespace, open_session: Callable[...
     description = engine.describe(args.engine)
     tokenizer = make_tokenizer(args.vocab_file, description)
     session = open_session(args.engine, args.backend, description)
-    longest = args.sequence_length or session.max_sequence_length
-    if longest > session.max_sequence_length:
-        raise InputError(f"sequence length {longest} is above the engine's, {session.max_sequence_length}: lower -s")
-    if args.batch_size and args.batch_size > session.max_batch_size(longest):
-        raise InputError(f"batch size {args.batch_size} is above the engine's, {session.max_batch_size(longest)}: lower -b")
+    longest = args.sequence_length or session.layout.max_sequence_length
+    if longest > session.layout.max_sequence_length:
+        raise InputError(f"sequence length {longest} is above the engine's, {session.layout.max_sequence_length}: lower -s")
+    if args.batch_size and args.batch_size > session.layout.max_batch_size(longest):
+        raise InputError(
+            f"batch size {args.batch_size} is above the engine's, {session.layout.max_batch_size(longest)}: lower -b"
+        )
     options = Options(longest, args.doc_stride, args.max_query_length, args.max_answer_length, args.n_best_size)
 
     if args.squad_json:

@@ -17,9 +17,10 @@ OPSET = 20  # the first with Gelu; onnxruntime 1.17 and later run it
 
 
 class OnnxGraph(Graph[str]):
-    """Tensors are names of ONNX values, shaped [B, S, channels]."""
+    """What the padded and the packed model share. Tensors are names of ONNX values whose last axis is the channels."""
 
     qkv_by_head = False
+    _mask: str
 
     def __init__(self, num_heads: int, head_size: int, layer_norm_eps: float) -> None:
         self.num_heads, self.head_size, self.layer_norm_eps = num_heads, head_size, layer_norm_eps
@@ -47,38 +48,42 @@ class OnnxGraph(Graph[str]):
         return name
 
     def _shape(self, dims: Sequence[int]) -> str:
-        return self._constant("shape_" + "_".join(map(str, dims)), dims, np.int64)
+        return self._constant("ints_" + "_".join(map(str, dims)), dims, np.int64)
 
     def _norm(self, x: str, norm: LayerNorm, name: str) -> str:
         gamma, beta = self._constant(f"{name}.weight", norm.gamma), self._constant(f"{name}.bias", norm.beta)
         return self._node("LayerNormalization", [x, gamma, beta], name, axis=-1, epsilon=self.layer_norm_eps)
 
-    def embeddings(self, weights: Embeddings, name: str) -> str:
-        for entry in ("input_ids", "segment_ids", "input_mask"):
-            self._inputs.append(helper.make_tensor_value_info(entry, TensorProto.INT32, ["batch", "sequence"]))
+    def _input(self, name: str, dims: Sequence[str]) -> str:
+        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.INT32, dims))
+        return name
 
+    def _output(self, name: str, dims: Sequence[str | int]) -> None:
+        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, dims))
+
+    def _embed(self, weights: Embeddings, positions: str, name: str) -> str:
+        """The normalised sum of embeddings; `positions` names the position embeddings, shaped to be added."""
         word = self._constant(f"{name}.word_embeddings.weight", weights.word)
         token_type = self._constant(f"{name}.token_type_embeddings.weight", weights.token_type)
-        position = self._constant(f"{name}.position_embeddings.weight", weights.position)
-        length = self._node("Shape", ["input_ids"], "sequence_length", start=1, end=2)
-        positions = self._node("Slice", [position, self._shape([0]), length], f"{name}.positions")
         words = self._node("Gather", [word, "input_ids"], f"{name}.words")
         segments = self._node("Gather", [token_type, "segment_ids"], f"{name}.segments")
         total = self._node("Add", [self._node("Add", [words, segments], f"{name}.typed"), positions], f"{name}.sum")
+        return self._norm(total, weights.norm, f"{name}.LayerNorm")
 
-        # Added to the scores: 0 for a token, a number that no score outweighs for padding.
-        mask = self._node("Cast", ["input_mask"], "mask.float", to=TensorProto.FLOAT)
+    def _mask_bias(self, present: str) -> str:
+        """What is added to scores [B, N, S, S]: 0 for a token, a number that no score outweighs for padding."""
+        mask = self._node("Cast", [present], "mask.float", to=TensorProto.FLOAT)
         absent = self._node("Sub", [mask, self._constant("one", 1.0)], "mask.absent")
         bias = self._node("Mul", [absent, self._constant("mask.weight", 1e30)], "mask.flat")
-        self._mask = self._node("Unsqueeze", [bias, self._shape([1, 2])], "mask.bias")
-        return self._norm(total, weights.norm, f"{name}.LayerNorm")
+        return self._node("Unsqueeze", [bias, self._shape([1, 2])], "mask.bias")
 
     def linear(self, x: str, weights: Linear, name: str) -> str:
         weight = self._constant(f"{name}.weight", weights.weight.T)
         product = self._node("MatMul", [x, weight], f"{name}.product")
         return self._node("Add", [product, self._constant(f"{name}.bias", weights.bias)], name)
 
-    def attention(self, qkv: str, name: str) -> str:
+    def _attend(self, qkv: str, name: str) -> str:
+        """Self-attention over [B, S, 3·N·D]; `_mask` has been made by `embeddings`."""
         split = self._node("Reshape", [qkv, self._shape([0, 0, 3, self.num_heads, self.head_size])], f"{name}.heads")
         stacked = self._node("Transpose", [split], f"{name}.stacked", perm=[2, 0, 3, 1, 4])
         # One view each, [B, N, S, D]; the key comes transposed, [B, N, D, S].
@@ -101,6 +106,70 @@ class OnnxGraph(Graph[str]):
     def gelu(self, x: str, name: str) -> str:
         return self._node("Gelu", [x], name, approximate="tanh")
 
+
+class PaddedOnnxGraph(OnnxGraph):
+    """Inputs [B, S], output logits [B, S, 2]; tensors are [B, S, channels]."""
+
+    def embeddings(self, weights: Embeddings, name: str) -> str:
+        for entry in ("input_ids", "segment_ids", "input_mask"):
+            self._input(entry, ["batch", "sequence"])
+        table = self._constant(f"{name}.position_embeddings.weight", weights.position)
+        length = self._node("Shape", ["input_ids"], "sequence_length", start=1, end=2)
+        self._mask = self._mask_bias("input_mask")
+        return self._embed(weights, self._node("Slice", [table, self._shape([0]), length], f"{name}.positions"), name)
+
+    def attention(self, qkv: str, name: str) -> str:
+        return self._attend(qkv, name)
+
     def logits(self, x: str) -> None:
         self._node("Identity", [x], "logits")
-        self._outputs.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "sequence", 2]))
+        self._output("logits", ["batch", "sequence", 2])
+
+
+class PackedOnnxGraph(OnnxGraph):
+    """Inputs of T tokens and B sequences end to end, output logits [2, T]; tensors are [T, channels].
+
+    Only attention unpacks the sequences, to [B, M, channels] with M the longest, so nothing else computes on padding.
+    """
+
+    def embeddings(self, weights: Embeddings, name: str) -> str:
+        for entry in ("input_ids", "segment_ids"):
+            self._input(entry, ["tokens"])
+        self._input("cu_seqlens", ["bounds"])
+        self._input("max_seqlen", ["longest"])
+        zero, one, last = (self._constant(f"index_{i}", i, np.int64) for i in (0, 1, -1))
+        bounds = self._node("Cast", ["cu_seqlens"], "bounds", to=TensorProto.INT64)
+        starts = self._node("Slice", [bounds, self._shape([0]), self._shape([-1])], "starts")
+        ends = self._node("Slice", [bounds, self._shape([1]), self._shape([1 << 62])], "ends")
+        tokens = self._node("Squeeze", [self._node("Shape", ["input_ids"], "tokens_1d")], "tokens")
+        longest = self._node("Squeeze", [self._node("Shape", ["max_seqlen"], "longest_1d")], "longest")
+
+        # Each token's sequence is the number of sequences that end at or before it; its position counts from its start.
+        token = self._node("Range", [zero, tokens, one], "token")
+        token_column = self._node("Unsqueeze", [token, last], "token_column")
+        ended = self._node("GreaterOrEqual", [token_column, ends], "ended")
+        ended_count = self._node("Cast", [ended], "ended_count", to=TensorProto.INT64)
+        sequence = self._node("ReduceSum", [ended_count, self._shape([1])], "sequence", keepdims=0)
+        position = self._node("Sub", [token, self._node("Gather", [starts, sequence], "start_of_token")], "position")
+
+        # Where each padded place [B, M] is read from, and where each token stands among the padded places.
+        places = self._node("Range", [zero, longest, one], "places")
+        starts_column = self._node("Unsqueeze", [starts, last], "starts_column")
+        lengths_column = self._node("Unsqueeze", [self._node("Sub", [ends, starts], "lengths"), last], "lengths_column")
+        beyond = self._node("Add", [starts_column, places], "unpacked_unbounded")
+        final = self._node("Sub", [tokens, one], "final_token")
+        self._unpacked = self._node("Min", [beyond, final], "unpacked")
+        self._packed = self._node("Add", [self._node("Mul", [sequence, longest], "row_start"), position], "packed")
+        self._mask = self._mask_bias(self._node("Less", [places, lengths_column], "present"))
+
+        table = self._constant(f"{name}.position_embeddings.weight", weights.position)
+        return self._embed(weights, self._node("Gather", [table, position], f"{name}.positions"), name)
+
+    def attention(self, qkv: str, name: str) -> str:
+        context = self._attend(self._node("Gather", [qkv, self._unpacked], f"{name}.unpacked"), name)
+        rows = self._shape([-1, self.num_heads * self.head_size])
+        return self._node("Gather", [self._node("Reshape", [context, rows], f"{name}.rows"), self._packed], f"{name}.packed")
+
+    def logits(self, x: str) -> None:
+        self._node("Transpose", [x], "logits", perm=[1, 0])
+        self._output("logits", [2, "tokens"])

@@ -13,39 +13,44 @@ import numpy as np
 import onnxruntime
 
 from helpers.errors import InputError
-from helpers.sessions import Profile, Session
+from helpers.sessions import Session
+from helpers.sessions.layouts import Packed, Padded, Profile
 from helpers.windows import Batch
 
 
 class OnnxRuntimeSession(Session):
-    """Any sequence length up to the longest profile's runs without padding to it."""
+    """Sequences of any length up to the longest profile's run without padding to it."""
 
     backend = "onnxruntime"
     version = onnxruntime.__version__
 
     def __init__(self, path: Path) -> None:
-        """Loads an engine that builder.py wrote. Raises InputError where the file is not one."""
+        """Loads an engine that a builder wrote. Raises InputError where the file is not one."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            profiles = json.loads(self._session.get_modelmeta().custom_metadata_map["profiles"])
-            self.profiles = [Profile(*profile) for profile in profiles]
+            metadata = self._session.get_modelmeta().custom_metadata_map["profiles"]
+            profiles = [Profile(*profile) for profile in json.loads(metadata)]
         except Exception as e:  # onnxruntime's own exceptions share no base but Exception
             raise InputError(f"{path} is not a whole ONNX engine of this project, build it again: {str(e)[:200]}") from e
+        packed = "cu_seqlens" in {entry.name for entry in self._session.get_inputs()}
+        self.layout = Packed(profiles) if packed else Padded(profiles, any_length=True)
         self.device = platform.processor() or platform.machine()
-
-    def padded_length(self, length: int) -> int:
-        return length
 
     def stream(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
         for batch in batches:
-            yield self._session.run(["logits"], batch._asdict())[0]
+            feed = self.layout.feed(batch)
+            self.layout.profile(feed)  # refuses what the engine was not built for
+            [output] = self._session.run(["logits"], feed)
+            yield self.layout.logits(output, batch)
 
     def timed(self, batch: Batch) -> Callable[[], float]:
+        feed = self.layout.feed(batch)
+
         def once() -> float:
             start = time.perf_counter()
-            self._session.run(["logits"], batch._asdict())
+            self._session.run(["logits"], feed)
             return (time.perf_counter() - start) * 1e3
 
         return once

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable
@@ -12,114 +13,121 @@ import numpy as np
 
 from helpers import trt as tensorrt_
 from helpers.errors import InputError
-from helpers.sessions import Profile, Session
+from helpers.sessions import Session
+from helpers.sessions.layouts import Layout, Packed, Padded, Profile
 from helpers.windows import Batch
 
 DEPTH = 3  # batches under way at once: one computes, the next is copied in, the one before is copied out and read
 
 
 class TensorRTSession(Session):
-    """A padded engine. Each sequence length has profiles of its own."""
+    """A padded or packed engine; its inputs tell which."""
 
     backend = "tensorrt"
 
     def __init__(self, path: Path) -> None:
         """Deserializes an engine. Raises InputError where it is damaged, made elsewhere, or too large for the GPU."""
         self.trt, self.cuda = tensorrt_.load(), tensorrt_.cuda()
-        log = tensorrt_.logger()
-        engine = self.trt.Runtime(log).deserialize_cuda_engine(path.read_bytes())
+        self.version, self.device = self.trt.__version__, tensorrt_.gpu()[0]
+        engine = self.trt.Runtime(tensorrt_.logger()).deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             raise InputError(f"engine {path} cannot be loaded, build it again: {tensorrt_.complaint()}")
         self._engine = engine
-        self.version = self.trt.__version__
-        self.device = tensorrt_.gpu()[0]
-        shapes = [engine.get_tensor_profile_shape("input_ids", i)[2] for i in range(engine.num_optimization_profiles)]
-        self.profiles = [Profile(*shape) for shape in shapes]
+        self.layout, largest = read_profiles(engine)
         with _memory(self.cuda, f"{engine.device_memory_size >> 20} MiB for the network's activations"):
             self._context = engine.create_execution_context()
             if self._context is None:
                 raise RuntimeError(tensorrt_.complaint())
-            most = max(size * length for size, length in self.profiles)
-            self._slots = [_Slot(self.cuda, most) for _ in range(DEPTH)]
+            self._slots = [_Slot(self.cuda, largest) for _ in range(DEPTH)]
         self._upload, self._compute, self._download = (self.cuda.Stream() for _ in range(3))
 
-    def bind(self, slot: _Slot, shape: tuple[int, int]) -> None:
-        """Sets the tightest profile, the shapes and the addresses for a batch of shape [B, S]."""
-        fitting = [
-            (profile.sequence_length, profile.batch_size, i)
-            for i, profile in enumerate(self.profiles)
-            if profile.sequence_length == shape[1] and profile.batch_size >= shape[0]
-        ]
-        if not fitting:
-            raise InputError(
-                f"batch {shape[0]} × {shape[1]} fits none of the engine's profiles {list(map(tuple, self.profiles))}"
-            )
-        index = min(fitting)[2]
+    def _bind(self, slot: _Slot, feed: Mapping[str, np.ndarray]) -> None:
+        """Sets the tightest profile, the shapes and the addresses for a batch."""
+        index = self.layout.profile(feed)
         if index != self._context.active_optimization_profile:
             self._context.set_optimization_profile_async(index, self._compute.handle)
-        for name, memory in zip(Batch._fields, slot.device_inputs):
-            self._context.set_input_shape(name, shape)
-            self._context.set_tensor_address(name, int(memory))
-        self._context.set_tensor_address("logits", int(slot.device_logits))
+        for name, array in feed.items():
+            self._context.set_input_shape(name, array.shape)
+            self._context.set_tensor_address(name, int(slot.device[name]))
+        self._context.set_tensor_address("logits", int(slot.device["logits"]))
 
-    def enqueue(self) -> None:
-        """Launches the network on the compute stream, with what `bind` set."""
+    def _enqueue(self) -> None:
+        """Launches the network on the compute stream, with what `_bind` set."""
         if not self._context.execute_async_v3(self._compute.handle):
             raise RuntimeError(f"TensorRT cannot run the engine: {tensorrt_.complaint()}")
 
     def stream(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
-        under_way: deque[tuple[_Slot, tuple[int, int]]] = deque()
+        under_way: deque[tuple[_Slot, Batch, int]] = deque()
         for number, batch in enumerate(batches):
             if len(under_way) == DEPTH:
                 yield self._finish(*under_way.popleft())
-            slot, shape = self._slots[number % DEPTH], batch.input_ids.shape
-            self._start(slot, batch, shape)
-            under_way.append((slot, shape))
+            slot = self._slots[number % DEPTH]
+            under_way.append((slot, batch, self._start(slot, batch)))
         while under_way:
             yield self._finish(*under_way.popleft())
 
+    def _start(self, slot: _Slot, batch: Batch) -> int:
+        """Sends a batch on its way; returns the number of its logits."""
+        feed = self.layout.feed(batch)
+        self._bind(slot, feed)
+        for name, array in feed.items():
+            host = slot.host[name][: array.size]
+            host[:] = array.ravel()
+            self.cuda.memcpy_htod_async(slot.device[name], host, self._upload)
+        slot.uploaded.record(self._upload)
+        self._compute.wait_for_event(slot.uploaded)
+        self._enqueue()
+        slot.computed.record(self._compute)
+        self._download.wait_for_event(slot.computed)
+        size = 2 * feed["input_ids"].size
+        self.cuda.memcpy_dtoh_async(slot.host["logits"][:size], slot.device["logits"], self._download)
+        slot.downloaded.record(self._download)
+        return size
+
+    def _finish(self, slot: _Slot, batch: Batch, size: int) -> np.ndarray:
+        slot.downloaded.synchronize()
+        return self.layout.logits(slot.host["logits"][:size].copy(), batch)
+
     def timed(self, batch: Batch) -> Callable[[], float]:
-        slot, shape = self._slots[0], batch.input_ids.shape
-        self.bind(slot, shape)
-        for array, device in zip(batch, slot.device_inputs):
-            self.cuda.memcpy_htod(device, array)
+        slot, feed = self._slots[0], self.layout.feed(batch)
+        self._bind(slot, feed)
+        for name, array in feed.items():
+            self.cuda.memcpy_htod(slot.device[name], np.ascontiguousarray(array))
         start, end = self.cuda.Event(), self.cuda.Event()
 
         def once() -> float:
             start.record(self._compute)
-            self.enqueue()
+            self._enqueue()
             end.record(self._compute)
             end.synchronize()
             return float(end.time_since(start))
 
         return once
 
-    def _start(self, slot: _Slot, batch: Batch, shape: tuple[int, int]) -> None:
-        self.bind(slot, shape)
-        for array, host, device in zip(batch, slot.host_inputs, slot.device_inputs):
-            host[: array.size] = array.ravel()
-            self.cuda.memcpy_htod_async(device, host[: array.size], self._upload)
-        slot.uploaded.record(self._upload)
-        self._compute.wait_for_event(slot.uploaded)
-        self.enqueue()
-        slot.computed.record(self._compute)
-        self._download.wait_for_event(slot.computed)
-        self.cuda.memcpy_dtoh_async(slot.host_logits[: 2 * batch.input_ids.size], slot.device_logits, self._download)
-        slot.downloaded.record(self._download)
 
-    def _finish(self, slot: _Slot, shape: tuple[int, int]) -> np.ndarray:
-        slot.downloaded.synchronize()
-        return slot.host_logits[: 2 * shape[0] * shape[1]].reshape(*shape, 2).copy()
+def read_profiles(engine: Any) -> tuple[Layout, dict[str, int]]:
+    """An engine's layout, and the most elements that each of its tensors has in any profile."""
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    inputs = [name for name in names if name != "logits"]
+    shapes = [
+        {name: tuple(engine.get_tensor_profile_shape(name, i)[2]) for name in inputs}
+        for i in range(engine.num_optimization_profiles)
+    ]
+    largest = {name: max(math.prod(shape[name]) for shape in shapes) for name in inputs}
+    largest["logits"] = 2 * largest["input_ids"]
+    if "cu_seqlens" not in inputs:
+        return Padded([Profile(*shape["input_ids"]) for shape in shapes], any_length=False), largest
+    lengths = [(shape["input_ids"][0], shape["max_seqlen"][0]) for shape in shapes]
+    return Packed([Profile(tokens // length, length) for tokens, length in lengths]), largest
 
 
 class _Slot:
-    """Buffers for one batch of up to `tokens` tokens: pinned on the host, and on the device."""
+    """Buffers for one batch, by tensor: pinned on the host, and on the device."""
 
-    def __init__(self, cuda: Any, tokens: int) -> None:
-        self.host_inputs = [cuda.pagelocked_empty(tokens, np.int32) for _ in Batch._fields]
-        self.host_logits = cuda.pagelocked_empty(2 * tokens, np.float32)
-        self.device_inputs = [cuda.mem_alloc(host.nbytes) for host in self.host_inputs]
-        self.device_logits = cuda.mem_alloc(self.host_logits.nbytes)
+    def __init__(self, cuda: Any, largest: Mapping[str, int]) -> None:
+        dtypes = {name: np.float32 if name == "logits" else np.int32 for name in largest}
+        self.host = {name: cuda.pagelocked_empty(size, dtypes[name]) for name, size in largest.items()}
+        self.device = {name: cuda.mem_alloc(host.nbytes) for name, host in self.host.items()}
         self.uploaded, self.computed, self.downloaded = (cuda.Event() for _ in range(3))
 
 

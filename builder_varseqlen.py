@@ -1,0 +1,29 @@
+#!/usr/bin/env python3
+"""Builds an engine for BERT question answering whose sequences lie end to end: nothing is computed for padding."""
+
+from __future__ import annotations
+
+from helpers import builder, cli
+from helpers.sessions.layouts import Profile
+
+
+def main(argv: list[str]) -> None:
+    parser = cli.Parser(__doc__)
+    builder.add_arguments(parser)
+    add = parser.add_argument
+    add(
+        "-b",
+        "--max-batch-size",
+        type=cli.positive,
+        action="append",
+        help="with -s, gives the most tokens of a batch, batch size × sequence length; may be repeated (default: 1)",
+    )
+    add("-s", "--max-sequence-length", type=cli.positive, default=128, help="tokens of the longest sequence")
+    args = parser.parse_args(argv)
+
+    profiles = [Profile(size, args.max_sequence_length) for size in sorted(set(args.max_batch_size or [1]))]
+    builder.build(parser, args, profiles, packed=True)
+
+
+if __name__ == "__main__":
+    cli.main(main)

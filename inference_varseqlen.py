@@ -1,0 +1,8 @@
+#!/usr/bin/env python3
+"""Answers questions with a packed engine, or scores it on SQuAD. The engine tells its layout, the rest is inference.py's."""
+
+from helpers import cli
+from inference import main
+
+if __name__ == "__main__":
+    cli.main(main)

@@ -1,0 +1,8 @@
+#!/usr/bin/env python3
+"""Times a packed engine on random tokens. The engine tells its layout, the rest is perf.py's."""
+
+from helpers import cli
+from perf import main
+
+if __name__ == "__main__":
+    cli.main(main)
