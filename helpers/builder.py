@@ -5,11 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from helpers import cli, engine, files, tokenization
+import numpy as np
+from tqdm import tqdm
+
+from helpers import calibrator, cli, engine, files, ranges, tokenization
 from helpers.checkpoints import onnx, pytorch, tensorflow
 from helpers.config import BertConfig
 from helpers.errors import InputError
+from helpers.graphs import Int8
 from helpers.sessions.layouts import Profile
+from helpers.tokenization import Tokenizer
+from helpers.weights import BertWeights
 
 LOADERS = {"ckpt": tensorflow.load, "onnx": onnx.load, "pytorch": pytorch.load}
 
@@ -41,8 +47,6 @@ def build(
     """
     source = cli.one_of(parser, args, "ckpt", "onnx", "pytorch")
     checkpoint: Path = getattr(args, source)
-    if args.int8 or args.sparse:
-        raise InputError(f"{'--int8' if args.int8 else '--sparse'} is not supported yet: build with --fp16 or in float32")
     folder = args.config_dir
     if folder is None and source == "pytorch":
         folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
@@ -58,17 +62,82 @@ def build(
     vocab_file = args.vocab_file or folder / "vocab.txt"
     vocab = tokenization.read_vocab(vocab_file)
     tokenization.check_vocab_size(vocab, config.vocab_size, vocab_file)
-    for output in filter(None, (args.output, engine.description_path(args.output), args.timing_cache_file)):
+    for output in filter(
+        None, (args.output, engine.description_path(args.output), args.timing_cache_file, getattr(args, "calib_path", None))
+    ):
         files.check_writable(output)
     backend = engine.choose_backend(args.backend, cli.warn)
     if backend == "onnxruntime" and args.fp16:
         cli.warn("ONNX Runtime on the CPU computes in float32: --fp16 is not honoured")
 
     weights = LOADERS[source](checkpoint, config)
-    options = engine.BuildOptions(profiles, packed, args.fp16, strict, args.workspace_size, args.timing_cache_file, args.verbose)
+    weights = engine.fit(weights, config, backend, args.fp16 or args.int8)
+    lower_case = tokenization.is_lower_case(vocab, folder)
+    int8 = None
+    if args.int8:
+        found = find_ranges(args, weights, config, longest, tokenization.Tokenizer(vocab, lower_case))
+        int8 = (
+            Int8(found, True, True)
+            if packed
+            else Int8(found, args.force_int8_multihead, args.force_int8_skipln, args.force_fc2_gemm)
+        )
+    options = engine.BuildOptions(
+        profiles=profiles,
+        packed=packed,
+        fp16=args.fp16,
+        int8=int8,
+        strict=strict,
+        sparse=args.sparse,
+        workspace_mib=args.workspace_size,
+        timing_cache=args.timing_cache_file,
+        verbose=args.verbose,
+    )
+    if args.sparse:
+        report_sparsity(weights)
     with cli.elapsed(f"Building {args.output} for {backend}"):
         blob = engine.build(weights, config, backend, options, cli.warn)
-    lower_case = tokenization.is_lower_case(vocab, folder)
     description = engine.new_description(backend, options, checkpoint, vocab_file, config.vocab_size, lower_case)
     engine.save(args.output, blob, description)
     print(f"Wrote {args.output} ({len(blob) / engine.MIB:.1f} MiB) and {engine.description_path(args.output).name}")
+
+
+def find_ranges(
+    args: argparse.Namespace, weights: BertWeights, config: BertConfig, sequence_length: int, tokenizer: Tokenizer
+) -> dict[str, float]:
+    """The activation ranges for int8: the checkpoint's, or else those that calibration finds or has found.
+
+    Raises:
+        InputError: the checkpoint lacks some ranges, or has none and the engine cannot be calibrated.
+    """
+    if weights.ranges or not hasattr(args, "calib_num"):
+        return ranges.from_checkpoint(weights.ranges, config.num_hidden_layers)
+    if not args.squad_json.exists():
+        raise InputError(
+            f"int8 needs text to calibrate with, but {args.squad_json} does not exist: name a SQuAD file with --squad-json, "
+            "or take a checkpoint with activation ranges"
+        )
+    batches = calibrator.windows(args.squad_json, args.calib_num, sequence_length, tokenizer)
+    computed_for = calibrator.stamp(weights, batches)
+    if args.calib_path:
+        cached = calibrator.read_cache(args.calib_path, computed_for, cli.warn)
+        if cached:
+            return cached
+    found = calibrator.calibrate(weights, config, tqdm(batches, "Calibrating", unit=" windows"))
+    if args.calib_path:
+        calibrator.write_cache(args.calib_path, found, computed_for)
+    return found
+
+
+def report_sparsity(weights: BertWeights) -> None:
+    """Says how many of the encoder's matrices are 2:4 sparse along their input."""
+    matrices = [array for name, array in weights.tensors().items() if name.startswith("bert.encoder") and array.ndim == 2]
+    sparse = sum(map(is_sparse, matrices))
+    print(f"2:4 sparse are {sparse} of the encoder's {len(matrices)} matrices")
+    if not sparse:
+        cli.warn("--sparse has nothing to work on: no matrix of this checkpoint is 2:4 sparse")
+
+
+def is_sparse(matrix: np.ndarray) -> bool:
+    """Whether of every 4 neighbours along a matrix's input at least 2 are zero (Mishra et al., 2021, arXiv:2104.08378)."""
+    rows, columns = matrix.shape
+    return columns % 4 == 0 and bool(((matrix.reshape(rows, -1, 4) != 0).sum(-1) <= 2).all())

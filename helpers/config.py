@@ -45,7 +45,7 @@ class BertConfig:
         path = find_config(folder)
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as e:
+        except (OSError, UnicodeDecodeError, RecursionError) as e:
             raise InputError(f"cannot read configuration {path}: {e}") from e
         except json.JSONDecodeError as e:
             raise InputError(f"configuration {path} is not JSON: line {e.lineno}, column {e.colno}: {e.msg}") from e
@@ -89,6 +89,6 @@ def find_config(folder: Path) -> Path:
     for name in CONFIG_NAMES:
         if (folder / name).is_file():
             return folder / name
-    if not folder.is_dir():
+    if not folder.exists():
         raise InputError(f"configuration folder {folder} does not exist: name the folder of {' or '.join(CONFIG_NAMES)}")
     raise InputError(f"no {' or '.join(CONFIG_NAMES)} in {folder}: name its folder with -c")

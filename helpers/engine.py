@@ -14,10 +14,20 @@ from helpers.bert import bert_qa
 from helpers.config import BertConfig
 from helpers.errors import InputError
 from helpers.files import write_bytes, write_json
+from helpers.graphs import Int8
 from helpers.sessions import Session
 from helpers.sessions.layouts import LENGTH_CLASSES, Padded, Profile
 from helpers.transforms import pad_heads
 from helpers.weights import BertWeights
+
+# TensorRT's own default. 5 takes four times as long and gains nothing (docs/benchmarks.md); tests build with 0.
+OPTIMIZATION_LEVEL = 3
+
+# What NVIDIA's BERT plugins have fast kernels for (docs/design.md).
+FUSED_HEAD_SIZE = 64
+FUSED_LENGTHS = (64, 96, 128, 384, 512)  # padded attention in float16; other lengths are computed unfused
+FUSED_LENGTHS_INT8 = (128, 384, 512)  # padded attention in int8, which has no other way
+INT8_HIDDEN_SIZES = (768, 1024)  # skip-layernorm in int8
 
 BACKENDS = ("auto", "tensorrt", "onnxruntime")
 MIB = 1 << 20
@@ -30,7 +40,9 @@ class BuildOptions:
     profiles: Sequence[Profile]
     packed: bool = False
     fp16: bool = False
+    int8: Int8 | None = None
     strict: bool = False
+    sparse: bool = False
     workspace_mib: int = 1200
     timing_cache: Path | None = None
     verbose: bool = False
@@ -77,47 +89,61 @@ def build(weights: BertWeights, config: BertConfig, backend: str, options: Build
         InputError: the GPU's memory does not suffice, or a plugin is missing.
         RuntimeError: TensorRT failed; the message is TensorRT's.
     """
+    weights = fit(weights, config, backend, options.fp16 or options.int8 is not None)
     if backend == "onnxruntime":
         return build_onnx(weights, config, options)
     return build_tensorrt(weights, config, options, warn)
+
+
+def fit(weights: BertWeights, config: BertConfig, backend: str, reduced: bool) -> BertWeights:
+    """The weights in the shape that a backend's kernels want; TensorRT has fused ones where precision is reduced."""
+    if backend == "tensorrt" and reduced:
+        return pad_heads(weights, config.num_attention_heads, FUSED_HEAD_SIZE)
+    return weights
 
 
 def build_onnx(weights: BertWeights, config: BertConfig, options: BuildOptions) -> bytes:
     """An ONNX model, which is ONNX Runtime's engine."""
     from helpers.graphs.onnx import PackedOnnxGraph, PaddedOnnxGraph
 
-    head_size = len(weights.layers[0].query.bias) // config.num_attention_heads
-    graph = (PackedOnnxGraph if options.packed else PaddedOnnxGraph)(config.num_attention_heads, head_size, config.layer_norm_eps)
+    heads = config.num_attention_heads
+    kind = PackedOnnxGraph if options.packed else PaddedOnnxGraph
+    graph = kind(heads, weights.head_size(heads), config.layer_norm_eps, options.int8)
     bert_qa(graph, weights)
     return graph.model({"profiles": json.dumps(options.profiles)})
 
 
 def build_tensorrt(weights: BertWeights, config: BertConfig, options: BuildOptions, warn: Callable[[str], None]) -> bytes:
     """A TensorRT engine with one optimization profile for each (batch size, sequence length)."""
-    from helpers.graphs.tensorrt import FUSED_HEAD_SIZE, PackedGraph, PaddedGraph
+    from helpers.graphs.tensorrt import PackedGraph, PaddedGraph
 
     trt, log = tensorrt_.load(), tensorrt_.logger()
     tensorrt_.cuda()
     log.verbose = options.verbose
-
-    if options.fp16:  # there are no fused kernels in float32, so nothing to pad for
-        weights = pad_heads(weights, config.num_attention_heads, FUSED_HEAD_SIZE)
-    head_size = len(weights.layers[0].query.bias) // config.num_attention_heads
-    check_kernels(options, head_size, warn)
+    heads = config.num_attention_heads
+    head_size = weights.head_size(heads)
+    check_kernels(options, config.hidden_size, head_size, warn)
 
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
     kind = PackedGraph if options.packed else PaddedGraph
-    graph = kind(network, config.num_attention_heads, head_size, options.fp16)
+    graph = kind(network, heads, head_size, options.fp16, options.int8)
     bert_qa(graph, weights)
 
     settings = builder.create_builder_config()
+    tensorrt_.set_optimization_level(settings, OPTIMIZATION_LEVEL)
     settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * MIB)
     if options.fp16:
         settings.set_flag(trt.BuilderFlag.FP16)
+    if options.int8:
+        settings.set_flag(trt.BuilderFlag.INT8)
+    if options.sparse:
+        settings.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     if options.strict:
         settings.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
         settings.clear_flag(trt.BuilderFlag.TF32)
+    elif options.int8:
+        settings.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
     if options.verbose:
         settings.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     for wanted in options.profiles:
@@ -163,33 +189,48 @@ def profile_shapes(profile: Profile, packed: bool) -> dict[str, tuple[tuple[int,
     }
 
 
-def check_kernels(options: BuildOptions, head_size: int, warn: Callable[[str], None]) -> None:
+def check_kernels(options: BuildOptions, hidden_size: int, head_size: int, warn: Callable[[str], None]) -> None:
     """Refuses what the plugins would abort on, and warns of what they do slowly.
 
     Raises:
-        InputError: a packed engine in float32, with heads that are not fused, or with sequences too long for it.
+        InputError: a size, precision or GPU that a plugin has no kernel for and no slower way around.
     """
-    from helpers.graphs.tensorrt import FUSED_HEAD_SIZE, FUSED_LENGTHS
-
+    name, capability = tensorrt_.gpu()
     lengths = sorted({profile.sequence_length for profile in options.profiles})
+    int8_attention = options.int8 is not None and (options.packed or options.int8.attention)
+    int8_norm = options.int8 is not None and (options.packed or options.int8.skip_layer_norm)
+
+    def need(available: bool, problem: str) -> None:
+        if not available:
+            raise InputError(problem)
+
     if options.packed:
-        if not options.fp16:
-            raise InputError("packed engines need float16 on TensorRT: add --fp16")
-        if tensorrt_.gpu()[1] < (7, 2):
-            raise InputError(f"packed engines need compute capability 7.2, {tensorrt_.gpu()[0]} has less: use builder.py")
-        if head_size != FUSED_HEAD_SIZE:
-            raise InputError(f"packed engines need heads of at most {FUSED_HEAD_SIZE}, not {head_size}: use builder.py")
-        if lengths[-1] > LENGTH_CLASSES[-1]:
-            raise InputError(f"packed engines take sequences of up to {LENGTH_CLASSES[-1]} tokens, not {lengths[-1]}: lower -s")
+        need(options.fp16, "packed engines need float16 on TensorRT: add --fp16")
+        need(capability >= (7, 2), f"packed engines need compute capability 7.2, {name} has less: use builder.py")
+        need(head_size == FUSED_HEAD_SIZE, f"packed engines need heads of at most 64, not {head_size}: use builder.py")
+        need(lengths[-1] <= LENGTH_CLASSES[-1], f"packed engines take sequences of up to 512 tokens, not {lengths[-1]}: lower -s")
+    if int8_attention:
+        need(capability >= (7, 5), f"int8 attention (-imh) needs compute capability 7.5, {name} has less: leave it out")
+        need(head_size == FUSED_HEAD_SIZE, f"int8 attention (-imh) needs heads of at most 64, not {head_size}: leave it out")
+    if int8_norm:
+        need(capability >= (7, 2), f"int8 skip-layernorm (-iln) needs compute capability 7.2, {name} has less: leave it out")
+        need(
+            hidden_size in INT8_HIDDEN_SIZES,
+            f"int8 skip-layernorm has kernels for hidden sizes 768 and 1024, not {hidden_size}: build a padded engine "
+            "without -iln, or widen the checkpoint with scripts/widen_checkpoint.py",
+        )
+    if options.packed:
         return
-    slow = [length for length in lengths if length not in FUSED_LENGTHS]
-    if options.fp16 and head_size != FUSED_HEAD_SIZE:
+
+    fused = FUSED_LENGTHS_INT8 if int8_attention else FUSED_LENGTHS
+    slow = [length for length in lengths if length not in fused]
+    listed, known = ", ".join(map(str, slow)), ", ".join(map(str, fused))
+    if int8_attention:
+        need(not slow, f"int8 attention (-imh) has no kernel for sequence length {listed}: use {known}, or leave it out")
+    elif options.fp16 and head_size != FUSED_HEAD_SIZE:
         warn(f"fused attention has no kernel for heads of {head_size}, only up to {FUSED_HEAD_SIZE}: this engine is slower")
     elif options.fp16 and slow:
-        warn(
-            f"fused attention has no kernel for sequence length {', '.join(map(str, slow))}, which is slower; "
-            f"fast are {', '.join(map(str, FUSED_LENGTHS))}"
-        )
+        warn(f"fused attention has no kernel for sequence length {listed}, which is slower; fast are {known}")
 
 
 def read_timing_cache(settings: Any, path: Path, warn: Callable[[str], None]) -> None:
@@ -219,11 +260,12 @@ def new_description(
     if backend == "tensorrt":
         gpu, capability = tensorrt_.gpu()
         version, capability_text = tensorrt_.load().__version__, ".".join(map(str, capability))
-        precision = "float16" if options.fp16 else "float32"
+        precision = "int8" if options.int8 else "float16" if options.fp16 else "float32"
     else:
         from helpers.graphs.onnx import OPSET
 
-        gpu, capability_text, version, precision = None, None, f"opset {OPSET}", "float32"
+        gpu, capability_text, version = None, None, f"opset {OPSET}"
+        precision = "int8" if options.int8 else "float32"
     return Description(
         backend=backend,
         version=version,

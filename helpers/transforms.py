@@ -17,9 +17,10 @@ def pad_heads(weights: BertWeights, num_heads: int, head_size: int) -> BertWeigh
     sqrt(head_size / D) to leave them as they were (docs/design.md). Exact but for rounding. Heads that are as large
     already, or larger, are left alone.
     """
-    old = weights.layers[0].query.weight.shape[0] // num_heads
+    old = weights.head_size(num_heads)
     if old >= head_size:
         return weights
+    scale = (head_size / old) ** 0.5
 
     def grow(array: np.ndarray, axis: int) -> np.ndarray:
         split = array.reshape((*array.shape[:axis], num_heads, old, *array.shape[axis + 1 :]))
@@ -33,13 +34,14 @@ def pad_heads(weights: BertWeights, num_heads: int, head_size: int) -> BertWeigh
     def pad(layer: Layer) -> Layer:
         return replace(
             layer,
-            query=rows(layer.query, (head_size / old) ** 0.5),
+            query=rows(layer.query, scale),
             key=rows(layer.key),
             value=rows(layer.value),
             attention_output=replace(layer.attention_output, weight=grow(layer.attention_output.weight, 1)),
         )
 
-    return replace(weights, layers=tuple(map(pad, weights.layers)))
+    ranges = {name: amax * scale if "qv_a" in name else amax for name, amax in weights.ranges.items()}
+    return replace(weights, layers=tuple(map(pad, weights.layers)), ranges=ranges)
 
 
 def widen(weights: BertWeights, config: BertConfig, times: int) -> tuple[BertWeights, BertConfig]:

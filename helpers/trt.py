@@ -85,6 +85,12 @@ def logger() -> Any:
     return log
 
 
+def set_optimization_level(settings: Any, level: int) -> None:
+    """How long the builder searches for fast kernels, 0 to 5; TensorRT 8.5 has no such choice."""
+    if hasattr(settings, "builder_optimization_level"):
+        settings.builder_optimization_level = level
+
+
 def complaint() -> str:
     """What TensorRT complained about since the last call, in one line."""
     errors, logger().errors = logger().errors, []

@@ -63,6 +63,10 @@ class BertWeights:
     qa_outputs: Linear
     ranges: Mapping[str, float] = field(default_factory=dict)
 
+    def head_size(self, num_heads: int) -> int:
+        """Channels of each attention head, which transforms may have made larger than the configuration's."""
+        return len(self.layers[0].query.bias) // num_heads
+
     def tensors(self) -> dict[str, np.ndarray]:
         """Every array under its Hugging Face name."""
         named: dict[str, np.ndarray] = {
@@ -202,7 +206,8 @@ def assemble(
     """
     numbers = [int(layer) for name in present for layer in re.findall(r"encoder[./]layers?[._](\d+)[./]", name)]
     check_depth(max(numbers, default=-1) + 1, config, str(path))
-    floats = {name: np.asarray(named[name], np.float32, order="C") for name in tensor_shapes(config) if name in named}
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which check_tensors reports
+        floats = {name: np.asarray(named[name], np.float32, order="C") for name in tensor_shapes(config) if name in named}
     check_tensors(floats, config, str(path), spelled)
     return BertWeights.from_tensors(floats, ranges)
 

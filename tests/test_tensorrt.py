@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from helpers import engine
+from helpers.benchmark import random_batch
 from helpers.config import BertConfig
 from helpers.engine import BuildOptions
 from helpers.errors import InputError
-from helpers.sessions import Profile, Session
+from helpers.sessions import Session
+from helpers.sessions.layouts import Packed, Profile
 from helpers.sessions.onnxruntime import OnnxRuntimeSession
 from helpers.weights import BertWeights, random_weights
 from helpers.windows import Batch
@@ -47,15 +50,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Engines:
-    """Builds engines once a test run; one timing cache serves them all."""
+    """Builds each engine once a test run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def build(self, config: BertConfig, profiles: list[Profile], warnings: list[str], fp16: bool = False) -> Path:
-        path = self.folder / f"{config.hidden_size}-{profiles}-{fp16}".replace(" ", "")
+    def build(
+        self, config: BertConfig, profiles: list[Profile], warnings: list[str], fp16: bool = False, packed: bool = False
+    ) -> Path:
+        path = self.folder / f"{config.hidden_size}-{profiles}-{fp16}-{packed}".replace(" ", "")
         if not path.exists():
-            options = BuildOptions(profiles, fp16=fp16, strict=not fp16, timing_cache=self.folder / "timing.cache")
+            options = BuildOptions(profiles, packed=packed, fp16=fp16, strict=not fp16)
             path.write_bytes(engine.build(lively(config), config, "tensorrt", options, warnings.append))
         return path
 
@@ -63,6 +68,14 @@ class Engines:
         path = self.folder / f"{config.hidden_size}.onnx"
         path.write_bytes(engine.build_onnx(lively(config), config, BuildOptions([Profile(8, 512)])))
         return OnnxRuntimeSession(path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_builds() -> Iterator[None]:
+    """The first kernel that works, not the fastest: these tests ask what engines compute, not how fast."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "OPTIMIZATION_LEVEL", 0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +108,44 @@ def test_logits_equal_onnxruntime(engines: Engines, config: BertConfig, fp16: bo
 def test_several_profiles_in_one_engine(engines: Engines, fp16: bool, bound: float) -> None:
     profiles = [Profile(1, 64), Profile(8, 64), Profile(1, 128), Profile(8, 128)]
     session = engine.open_session(engines.build(WIDE, profiles, [], fp16), "auto", None)
-    assert list(session.profiles) == profiles
+    assert session.layout.profiles == profiles
     batches = [ragged(size, length, size) for size, length in ((8, 128), (1, 64), (5, 64), (1, 128), (8, 64), (2, 128))]
     assert error(session, engines.reference(WIDE), batches) < bound
-    with pytest.raises(InputError, match="batch 9 × 64 fits none"):
+    with pytest.raises(InputError, match="a batch of 9 × 64 tokens fits none"):
         list(session.stream([ragged(9, 64, 0)]))
+
+
+@pytest.mark.parametrize("config", [WIDE, NARROW], ids=["heads64", "heads32"])
+def test_packed_equals_onnxruntime(engines: Engines, config: BertConfig) -> None:
+    profiles = [Profile(2, 512), Profile(8, 512)]
+    session = engine.open_session(engines.build(config, profiles, [], fp16=True, packed=True), "tensorrt", None)
+    assert isinstance(session.layout, Packed)
+    assert session.layout.profiles == profiles
+    lengths = [[512] * 8, [1], [1] * 64, [64] * 64, [512, 1, 300], [5, 77, 130, 64, 65], [512] * 2, [200, 300, 12]]
+    batches = [random_batch(each, max(each), 200, seed) for seed, each in enumerate(lengths)]
+    assert error(session, engines.reference(config), batches) < 2e-2
+
+
+def test_packed_refuses_what_does_not_fit(engines: Engines) -> None:
+    session = engine.open_session(engines.build(WIDE, [Profile(2, 512), Profile(8, 512)], [], True, packed=True), "auto", None)
+    for lengths, message in (
+        ([512] * 9, "9 sequences of 4608 tokens"),
+        ([1] * 65, "65 sequences of 65 tokens"),
+        ([513], "1 sequences of 513 tokens, the longest of 513, do not fit the engine"),
+    ):
+        with pytest.raises(InputError, match=message):
+            list(session.stream([random_batch(lengths, max(lengths), 200, 0)]))
+
+
+def test_packed_needs_float16() -> None:
+    with pytest.raises(InputError, match="packed engines need float16 on TensorRT: add --fp16"):
+        engine.build(lively(WIDE), WIDE, "tensorrt", BuildOptions([Profile(1, 64)], packed=True), print)
+
+
+def test_workspace_too_small_says_what_is_needed() -> None:
+    options = BuildOptions([Profile(64, 512)], workspace_mib=1)
+    with pytest.raises(InputError, match=r"a workspace of 1 MiB is too small.*need \d+ MiB.*raise -w"):
+        engine.build(lively(WIDE), WIDE, "tensorrt", options, print)
 
 
 def test_damaged_and_foreign_engines(engines: Engines, tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from helpers.checkpoints.pytorch import from_names
 from helpers.config import BertConfig
 from helpers.errors import InputError
@@ -28,11 +26,11 @@ def load(path: Path, config: BertConfig) -> BertWeights:
     try:
         graph = onnx.load(str(path)).graph
         tensors = {
-            tensor.name: np.asarray(numpy_helper.to_array(tensor), np.float32)
+            tensor.name: numpy_helper.to_array(tensor)
             for tensor in graph.initializer
             if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
         }
-    except (DecodeError, OSError, ValueError) as e:
+    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as e:
         raise InputError(f"{path} is not a whole ONNX file: {e}") from e
     if not tensors:
         raise InputError(f"{path} is not a whole ONNX file: it holds no float initializer")

@@ -38,7 +38,17 @@ def from_names(tensors: Mapping[str, np.ndarray], config: BertConfig, path: Path
     """BertWeights from arrays under the file's names, which are Hugging Face's or an older spelling of them."""
     spelling = {canonical(name): name for name in tensors}
     named = {name: tensors[spelled] for name, spelled in spelling.items()}
-    return assemble(named, config, path, tensors, lambda name: spelling.get(name, name), read_ranges(named, path))
+    prefix = "module." if any(name.startswith("module.") for name in tensors) else ""
+    old = any(name.endswith(("LayerNorm.gamma", "LayerNorm.beta")) for name in tensors)
+
+    def spelled(name: str) -> str:
+        if name in spelling:
+            return spelling[name]
+        if old:
+            name = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+        return prefix + name
+
+    return assemble(named, config, path, tensors, spelled, read_ranges(tensors, path))
 
 
 def canonical(name: str) -> str:
@@ -49,14 +59,14 @@ def canonical(name: str) -> str:
     return re.sub(r"matmul_([qkva])_input", lambda m: {"q": "qv_a", "k": "qv_b", "v": "av_b", "a": "av_a"}[m[1]] + "_input", name)
 
 
-def read_ranges(named: Mapping[str, np.ndarray], path: Path) -> dict[str, float]:
+def read_ranges(tensors: Mapping[str, np.ndarray], path: Path) -> dict[str, float]:
     """The activation ranges among a file's tensors: quantizer name, without `._amax`, → absolute maximum.
 
     Ranges of weights are left out: TensorRT derives a scale for each output channel itself.
     """
     ranges = {}
-    for name, array in named.items():
-        quantizer = name[: -len("._amax")]
+    for name, array in tensors.items():
+        quantizer = canonical(name)[: -len("._amax")]
         if not name.endswith("._amax") or quantizer.endswith("_weight_quantizer"):
             continue
         if np.size(array) != 1 or not np.isfinite(array).all() or np.min(array) <= 0:
@@ -106,8 +116,7 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises many kinds for a damaged file: pickle's, zip's, its own
-        reason = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
-        raise InputError(f"{path} is not a PyTorch state dict that can be read safely: {reason}") from e
+        raise InputError(f"{path} is not a PyTorch state dict that can be read safely: {reason(e)}") from e
     for key in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -116,5 +125,16 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     return {
         name: tensor.detach().float().numpy()
         for name, tensor in state.items()
-        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
+        if isinstance(name, str) and isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
+        if tensor.layout is torch.strided and not tensor.is_meta
     }
+
+
+def reason(error: Exception) -> str:
+    """One line of what torch.load raised, without its advice to load the file unsafely."""
+    text = str(error)
+    refused = re.search(r"(?:GLOBAL|[Uu]nsupported class) ([\w.]+)", text)
+    if refused:
+        return f"it asks for {refused[1]}, which no state dict needs"
+    lines = [line.strip() for line in text.split("WeightsUnpickler error:")[-1].splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

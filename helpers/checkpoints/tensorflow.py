@@ -46,6 +46,6 @@ def load(path: Path, config: BertConfig) -> BertWeights:
         reader = tensorflow.train.load_checkpoint(str(path))
         present = reader.get_variable_to_shape_map()
         named = {name: read(name) for name in tensor_shapes(config) if file_name(name) in present}
-    except (tensorflow.errors.OpError, ValueError, RuntimeError) as e:
+    except (tensorflow.errors.OpError, IndexError, ValueError, RuntimeError) as e:
         raise InputError(f"TensorFlow checkpoint {path} cannot be read: {str(e).splitlines()[0]}") from e
     return assemble(named, config, path, present, lambda name: file_name(name).replace("/kernel", "/kernel (transposed)"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -12,6 +14,19 @@ from helpers.weights import Embeddings, Layer, LayerNorm, Linear
 Tensor = TypeVar("Tensor")
 
 
+@dataclass(frozen=True)
+class Int8:
+    """What is computed in int8: the encoder's projections, and on TensorRT what else is asked for.
+
+    `ranges` has the absolute maximum of each tensor, by the network's names (helpers/ranges.py).
+    """
+
+    ranges: Mapping[str, float]
+    attention: bool = False
+    skip_layer_norm: bool = False
+    output_gemm: bool = False  # the second feed-forward projection stays out of it
+
+
 class Graph(ABC, Generic[Tensor]):
     """A network under construction. `name` in each call is the Hugging Face name of that part of the model."""
 
@@ -19,8 +34,11 @@ class Graph(ABC, Generic[Tensor]):
     qkv_by_head: bool  # rows of the fused projection: [N, 3, D] where True, else [3, N, D]
 
     @abstractmethod
-    def embeddings(self, weights: Embeddings, name: str) -> Tensor:
-        """Adds the inputs; the normalised sum of word, position and segment embeddings. Keeps the mask for `attention`."""
+    def embeddings(self, weights: Embeddings, name: str) -> tuple[Tensor, Tensor]:
+        """Adds the inputs; gives LayerNorm(word + position + segment embeddings), and the first residual.
+
+        Keeps the mask for `attention`.
+        """
 
     @abstractmethod
     def linear(self, x: Tensor, weights: Linear, name: str) -> Tensor:
@@ -31,8 +49,8 @@ class Graph(ABC, Generic[Tensor]):
         """Multi-head self-attention over the fused projection of width 3·N·D; gives N·D channels."""
 
     @abstractmethod
-    def skip_layer_norm(self, x: Tensor, residual: Tensor, norm: LayerNorm, name: str) -> Tensor:
-        """LayerNorm(x + residual)."""
+    def skip_layer_norm(self, x: Tensor, residual: Tensor, norm: LayerNorm, name: str) -> tuple[Tensor, Tensor]:
+        """LayerNorm(x + residual), and the next residual: the same, or x + residual in Megatron's BERT."""
 
     @abstractmethod
     def gelu(self, x: Tensor, name: str) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from helpers.graphs import Graph
+from helpers.graphs import Graph, Int8
 from helpers.weights import Embeddings, LayerNorm, Linear
 
 OPSET = 20  # the first with Gelu; onnxruntime 1.17 and later run it
@@ -22,9 +22,19 @@ class OnnxGraph(Graph[str]):
     qkv_by_head = False
     _mask: str
 
-    def __init__(self, num_heads: int, head_size: int, layer_norm_eps: float) -> None:
+    def __init__(
+        self,
+        num_heads: int,
+        head_size: int,
+        layer_norm_eps: float,
+        int8: Int8 | None = None,
+        megatron: bool = False,
+    ) -> None:
         self.num_heads, self.head_size, self.layer_norm_eps = num_heads, head_size, layer_norm_eps
+        self.megatron = megatron
+        self.ranges = int8.ranges if int8 else {}
         self._nodes: list[onnx.NodeProto] = []
+        self._quantized_already: set[str] = set()
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
@@ -38,6 +48,11 @@ class OnnxGraph(Graph[str]):
         onnx.checker.check_model(model)
         return model.SerializeToString()
 
+    def expose(self, names: Sequence[str]) -> None:
+        """Makes tensors of the network outputs too."""
+        for name in names:  # probabilities are [B, N, S, S], everything else [B, S, channels]
+            self._output(name, [None] * (4 if name.endswith(".probabilities") else 3))
+
     def _constant(self, name: str, value: Any, dtype: type = np.float32) -> str:
         if name not in self._initializers:
             self._initializers[name] = numpy_helper.from_array(np.asarray(value, dtype), name)
@@ -50,25 +65,27 @@ class OnnxGraph(Graph[str]):
     def _shape(self, dims: Sequence[int]) -> str:
         return self._constant("ints_" + "_".join(map(str, dims)), dims, np.int64)
 
-    def _norm(self, x: str, norm: LayerNorm, name: str) -> str:
-        gamma, beta = self._constant(f"{name}.weight", norm.gamma), self._constant(f"{name}.bias", norm.beta)
-        return self._node("LayerNormalization", [x, gamma, beta], name, axis=-1, epsilon=self.layer_norm_eps)
+    def _normed(self, x: str, norm: LayerNorm, name: str) -> tuple[str, str]:
+        """LayerNorm(x), and the residual that travels on."""
+        gamma, beta = self._constant(f"{name}.gamma", norm.gamma), self._constant(f"{name}.beta", norm.beta)
+        normed = self._node("LayerNormalization", [x, gamma, beta], name, axis=-1, epsilon=self.layer_norm_eps)
+        return normed, x if self.megatron else normed
 
     def _input(self, name: str, dims: Sequence[str]) -> str:
         self._inputs.append(helper.make_tensor_value_info(name, TensorProto.INT32, dims))
         return name
 
-    def _output(self, name: str, dims: Sequence[str | int]) -> None:
+    def _output(self, name: str, dims: Sequence[str | int | None]) -> None:
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, dims))
 
-    def _embed(self, weights: Embeddings, positions: str, name: str) -> str:
+    def _embed(self, weights: Embeddings, positions: str, name: str) -> tuple[str, str]:
         """The normalised sum of embeddings; `positions` names the position embeddings, shaped to be added."""
         word = self._constant(f"{name}.word_embeddings.weight", weights.word)
         token_type = self._constant(f"{name}.token_type_embeddings.weight", weights.token_type)
         words = self._node("Gather", [word, "input_ids"], f"{name}.words")
         segments = self._node("Gather", [token_type, "segment_ids"], f"{name}.segments")
         total = self._node("Add", [self._node("Add", [words, segments], f"{name}.typed"), positions], f"{name}.sum")
-        return self._norm(total, weights.norm, f"{name}.LayerNorm")
+        return self._normed(total, weights.norm, name)
 
     def _mask_bias(self, present: str) -> str:
         """What is added to scores [B, N, S, S]: 0 for a token, a number that no score outweighs for padding."""
@@ -78,9 +95,31 @@ class OnnxGraph(Graph[str]):
         return self._node("Unsqueeze", [bias, self._shape([1, 2])], "mask.bias")
 
     def linear(self, x: str, weights: Linear, name: str) -> str:
-        weight = self._constant(f"{name}.weight", weights.weight.T)
+        if x in self.ranges and name.startswith("bert.encoder."):
+            x, weight = self._quantized(x), self._quantized_weight(weights.weight.T, name)
+        else:
+            weight = self._constant(f"{name}.weight", weights.weight.T)
         product = self._node("MatMul", [x, weight], f"{name}.product")
         return self._node("Add", [product, self._constant(f"{name}.bias", weights.bias)], name)
+
+    def _quantized(self, x: str) -> str:
+        """x rounded to 8 bits over its range. Unsigned about 128, which is the form that CPUs multiply fastest."""
+        scale = self._constant(f"{x}.scale", self.ranges[x] / 127)
+        zero = self._constant("zero_point", 128, np.uint8)
+        name = f"{x}.int8"
+        if name not in self._quantized_already:
+            self._quantized_already.add(name)
+            self._node("QuantizeLinear", [x, scale, zero], name)
+            self._node("DequantizeLinear", [name, scale, zero], f"{x}.rounded")
+        return f"{x}.rounded"
+
+    def _quantized_weight(self, weight: np.ndarray, name: str) -> str:
+        """A weight [in, out] rounded to int8, with a scale for each output."""
+        scale = np.maximum(np.abs(weight).max(0), np.finfo(np.float32).tiny) / 127
+        stored = self._constant(f"{name}.weight", np.rint(weight / scale), np.int8)
+        scales = self._constant(f"{name}.weight.scale", scale)
+        zeros = self._constant(f"{name}.weight.zero_point", np.zeros(len(scale)), np.int8)
+        return self._node("DequantizeLinear", [stored, scales, zeros], f"{name}.weight.rounded", axis=1)
 
     def _attend(self, qkv: str, name: str) -> str:
         """Self-attention over [B, S, 3·N·D]; `_mask` has been made by `embeddings`."""
@@ -98,10 +137,11 @@ class OnnxGraph(Graph[str]):
         probabilities = self._node("Softmax", [masked], f"{name}.probabilities", axis=-1)
         context = self._node("MatMul", [probabilities, value], f"{name}.context_by_head")
         joined = self._node("Transpose", [context], f"{name}.joined", perm=[0, 2, 1, 3])
-        return self._node("Reshape", [joined, self._shape([0, 0, self.num_heads * self.head_size])], f"{name}.context")
+        return self._node("Reshape", [joined, self._shape([0, 0, self.num_heads * self.head_size])], name)
 
-    def skip_layer_norm(self, x: str, residual: str, norm: LayerNorm, name: str) -> str:
-        return self._norm(self._node("Add", [x, residual], f"{name}.sum"), norm, name)
+    def skip_layer_norm(self, x: str, residual: str, norm: LayerNorm, name: str) -> tuple[str, str]:
+        total = self._node("Add", [x, residual], f"{name}.sum")
+        return self._normed(total, norm, name)
 
     def gelu(self, x: str, name: str) -> str:
         return self._node("Gelu", [x], name, approximate="tanh")
@@ -110,7 +150,7 @@ class OnnxGraph(Graph[str]):
 class PaddedOnnxGraph(OnnxGraph):
     """Inputs [B, S], output logits [B, S, 2]; tensors are [B, S, channels]."""
 
-    def embeddings(self, weights: Embeddings, name: str) -> str:
+    def embeddings(self, weights: Embeddings, name: str) -> tuple[str, str]:
         for entry in ("input_ids", "segment_ids", "input_mask"):
             self._input(entry, ["batch", "sequence"])
         table = self._constant(f"{name}.position_embeddings.weight", weights.position)
@@ -132,7 +172,7 @@ class PackedOnnxGraph(OnnxGraph):
     Only attention unpacks the sequences, to [B, M, channels] with M the longest, so nothing else computes on padding.
     """
 
-    def embeddings(self, weights: Embeddings, name: str) -> str:
+    def embeddings(self, weights: Embeddings, name: str) -> tuple[str, str]:
         for entry in ("input_ids", "segment_ids"):
             self._input(entry, ["tokens"])
         self._input("cu_seqlens", ["bounds"])
@@ -166,9 +206,10 @@ class PackedOnnxGraph(OnnxGraph):
         return self._embed(weights, self._node("Gather", [table, position], f"{name}.positions"), name)
 
     def attention(self, qkv: str, name: str) -> str:
-        context = self._attend(self._node("Gather", [qkv, self._unpacked], f"{name}.unpacked"), name)
+        unpacked = self._node("Gather", [qkv, self._unpacked], f"{name}.unpacked")
+        context = self._attend(unpacked, f"{name}.padded")
         rows = self._shape([-1, self.num_heads * self.head_size])
-        return self._node("Gather", [self._node("Reshape", [context, rows], f"{name}.rows"), self._packed], f"{name}.packed")
+        return self._node("Gather", [self._node("Reshape", [context, rows], f"{name}.rows"), self._packed], name)
 
     def logits(self, x: str) -> None:
         self._node("Transpose", [x], "logits", perm=[1, 0])

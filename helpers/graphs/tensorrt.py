@@ -9,31 +9,39 @@ from typing import Any
 import numpy as np
 
 from helpers import trt as tensorrt_
-from helpers.graphs import Graph, plugins
+from helpers.graphs import Graph, Int8, plugins
 from helpers.sessions.layouts import Packed, Padded
 from helpers.weights import Embeddings, LayerNorm, Linear
 
 FLOAT32, FLOAT16, INT8 = 0, 1, 2  # DataType ids in the plugins' fields
-
-FUSED_HEAD_SIZE = 64
-FUSED_LENGTHS = (64, 96, 128, 384, 512)  # sequence lengths with a fused float16 attention kernel, padded network
 
 
 class TensorRTGraph(Graph[Any]):
     """What the padded and the packed network share. Tensors have two trailing axes of 1, which a projection wants.
 
     Args:
-        fp16: float16 plugins; else float32.
+        fp16: what is not int8 is float16; else float32.
+        int8: what is int8, and the ranges of tensors; TensorRT finds the scales of weights itself.
     """
 
     qkv_by_head = True
     skip_layer_norm_version: str
 
-    def __init__(self, network: Any, num_heads: int, head_size: int, fp16: bool) -> None:
+    def __init__(self, network: Any, num_heads: int, head_size: int, fp16: bool, int8: Int8 | None = None) -> None:
         self.trt = tensorrt_.load()
-        self.network, self.num_heads, self.head_size = network, num_heads, head_size
-        self.type_id = FLOAT16 if fp16 else FLOAT32
+        self.network, self.num_heads, self.head_size, self.int8 = network, num_heads, head_size, int8
+        self.base = FLOAT16 if fp16 else FLOAT32
+        self.attention_type = INT8 if int8 and int8.attention else self.base
+        self.norm_type = INT8 if int8 and int8.skip_layer_norm else self.base
+        self.dtypes = {FLOAT32: self.trt.float32, FLOAT16: self.trt.float16, INT8: self.trt.int8}
         self._kept: list[np.ndarray] = []  # TensorRT reads weights when it builds, not when they are added
+
+    def _named(self, tensor: Any, name: str) -> Any:
+        """Gives a tensor the network's name for it, and its range where int8 has one."""
+        tensor.name = name
+        if self.int8 and name in self.int8.ranges:
+            tensor.dynamic_range = (-self.int8.ranges[name], self.int8.ranges[name])
+        return tensor
 
     def _weights(self, array: np.ndarray) -> Any:
         self._kept.append(np.ascontiguousarray(array, np.float32))
@@ -52,56 +60,77 @@ class TensorRTGraph(Graph[Any]):
             "bert_embeddings_word_embeddings": weights.word,
             "bert_embeddings_token_type_embeddings": weights.token_type,
             "bert_embeddings_position_embeddings": weights.position,
-            "output_fp16": int(self.type_id != FLOAT32),
+            "output_fp16": int(self.base == FLOAT16),
             **fields,
         }
         layer = plugins.add(self.network, "CustomEmbLayerNormPluginDynamic", version, all_fields, inputs, name)
         self._mask = layer.get_output(1)
-        return layer.get_output(0)
+        return layer
 
     def _attend(self, version: str, inputs: Sequence[Any], fields: dict[str, int], name: str) -> Any:
         """The attention plugin over [qkv, mask, …]."""
-        fields = {
-            "type_id": self.type_id,
+        all_fields: dict[str, Any] = {
+            "type_id": self.attention_type,
             "hidden_size": self.num_heads * self.head_size,
             "num_heads": self.num_heads,
             "has_mask": 1,
             **fields,
         }
-        layer = plugins.add(self.network, "CustomQKVToContextPluginDynamic", version, fields, inputs, name)
-        return layer.get_output(0)
+        if self.int8 and self.int8.attention:
+            all_fields["dq_probs"] = self.int8.ranges[f"{name}.probabilities"] / 127
+        layer = plugins.add(self.network, "CustomQKVToContextPluginDynamic", version, all_fields, inputs, name)
+        return self._named(layer.get_output(0), name)
 
     def linear(self, x: Any, weights: Linear, name: str) -> Any:
-        layer = self.network.add_fully_connected(
-            x, weights.weight.shape[0], self._weights(weights.weight), self._weights(weights.bias)
-        )
+        width, kernel, bias = weights.weight.shape[0], self._weights(weights.weight), self._weights(weights.bias)
+        second = name.endswith(".output.dense") and not name.endswith(".attention.output.dense")
+        encoder = name.startswith("bert.encoder.")
+        if self.int8 and encoder and not (second and self.int8.output_gemm):
+            layer = self.network.add_convolution_nd(x, width, (1, 1), kernel, bias)
+            layer.precision = self.trt.int8
+        else:
+            layer = self.network.add_fully_connected(x, width, kernel, bias)
+            if self.int8:
+                layer.precision = self.dtypes[self.base]
         layer.name = name
-        return layer.get_output(0)
+        if self.int8 and encoder and not name.endswith(".intermediate.dense"):
+            reader = self.attention_type if name.endswith(".qkv") else self.norm_type
+            layer.set_output_type(0, self.dtypes[reader])
+        return self._named(layer.get_output(0), name)
 
-    def skip_layer_norm(self, x: Any, residual: Any, norm: LayerNorm, name: str) -> Any:
-        fields = {"ld": len(norm.gamma), "type_id": self.type_id, "beta": norm.beta, "gamma": norm.gamma}
+    def skip_layer_norm(self, x: Any, residual: Any, norm: LayerNorm, name: str) -> tuple[Any, Any]:
+        fields = {"ld": len(norm.gamma), "type_id": self.norm_type, "beta": norm.beta, "gamma": norm.gamma}
         version = self.skip_layer_norm_version
         layer = plugins.add(self.network, "CustomSkipLayerNormPluginDynamic", version, fields, [x, residual], name)
-        return layer.get_output(0)
+        normed = self._named(layer.get_output(0), name)
+        return normed, normed
 
     def gelu(self, x: Any, name: str) -> Any:
-        """x/2 · (1 + tanh(sqrt(2/π) · (x + 0.044715 x³))), a chain that TensorRT fuses into the projection before it."""
+        """x/2 · (1 + tanh(sqrt(2/π) · (x + 0.044715 x³))), a chain that TensorRT fuses into the projection before it.
+
+        Under int8 the chain keeps float32, of which only the fused result is rounded.
+        """
         op = self.trt.ElementWiseOperation
+
+        def precise(layer: Any) -> Any:
+            if self.int8:
+                layer.precision = self.trt.float32
+            return layer.get_output(0)
 
         def constant(value: float) -> Any:
             return self.network.add_constant((1,) * len(x.shape), self._weights(np.array([value]))).get_output(0)
 
         def elementwise(a: Any, b: Any, operation: Any) -> Any:
-            return self.network.add_elementwise(a, b, operation).get_output(0)
+            return precise(self.network.add_elementwise(a, b, operation))
 
         cubed = elementwise(x, constant(3.0), op.POW)
         inner = elementwise(x, elementwise(cubed, constant(0.044715), op.PROD), op.SUM)
         scaled = elementwise(inner, constant(math.sqrt(2 / math.pi)), op.PROD)
-        tanh = self.network.add_activation(scaled, self.trt.ActivationType.TANH).get_output(0)
+        tanh = precise(self.network.add_activation(scaled, self.trt.ActivationType.TANH))
         gate = elementwise(elementwise(tanh, constant(1.0), op.SUM), constant(0.5), op.PROD)
         layer = self.network.add_elementwise(x, gate, op.PROD)
         layer.name = name
-        return layer.get_output(0)
+        return self._named(precise(layer), name)
 
     def _output(self, x: Any, order: tuple[int, ...]) -> None:
         output = self._transposed(x, order, "logits")
@@ -115,12 +144,14 @@ class PaddedGraph(TensorRTGraph):
 
     skip_layer_norm_version = "1"
 
-    def embeddings(self, weights: Embeddings, name: str) -> Any:
+    def embeddings(self, weights: Embeddings, name: str) -> tuple[Any, Any]:
         inputs = [
             self._transposed(self.network.add_input(entry, self.trt.int32, (-1, -1)), (1, 0), f"{entry}_by_token")
             for entry in Padded.inputs
         ]
-        return self._embed(weights, "1", inputs, {"mha_type_id": self.type_id}, name)
+        layer = self._embed(weights, "1", inputs, {"mha_type_id": self.attention_type}, name)
+        x = self._named(layer.get_output(0), name)
+        return x, x
 
     def attention(self, qkv: Any, name: str) -> Any:
         return self._attend("1", [qkv, self._mask], {}, name)
@@ -134,10 +165,12 @@ class PackedGraph(TensorRTGraph):
 
     skip_layer_norm_version = "2"
 
-    def embeddings(self, weights: Embeddings, name: str) -> Any:
+    def embeddings(self, weights: Embeddings, name: str) -> tuple[Any, Any]:
         inputs = [self.network.add_input(entry, self.trt.int32, (-1,)) for entry in Packed.inputs]
         self._bounds = inputs[2:]  # cu_seqlens, max_seqlen
-        return self._embed(weights, "2", inputs, {}, name)
+        layer = self._embed(weights, "2", inputs, {}, name)
+        x = self._named(layer.get_output(0), name)
+        return x, x
 
     def attention(self, qkv: Any, name: str) -> Any:
         return self._attend("2", [qkv, self._mask, *self._bounds], {"var_seqlen": 1}, name)

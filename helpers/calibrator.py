@@ -1,0 +1,108 @@
+"""Activation ranges for int8 without quantization-aware training: run real text in float32 and look.
+
+The float32 network runs on ONNX Runtime, on the CPU, whichever backend the engine is for: it is the same network
+(helpers/bert.py), its tensors have the names that ranges go by, windows need no padding, and no second TensorRT
+engine has to be built. See Wu et al., 2020, arXiv:2004.09602, for calibration by percentile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+
+from helpers import answer, squad
+from helpers.bert import bert_qa
+from helpers.config import BertConfig
+from helpers.errors import InputError
+from helpers.files import write_json
+from helpers.ranges import PROBABILITIES, quantizers
+from helpers.tokenization import Tokenizer
+from helpers.weights import BertWeights
+from helpers.windows import Batch, Encoded, fill
+
+QUANTILE = 0.9999  # of a tensor's absolute values in a window; docs/benchmarks.md has what others give
+
+
+def windows(path: Path, count: int, sequence_length: int, tokenizer: Tokenizer) -> list[Batch]:
+    """`count` windows of one sequence each, spread evenly over a SQuAD file. Raises InputError where it has fewer."""
+    passages, questions = squad.read(path)
+    asked = [question.text for question in questions], [question.passage for question in questions]
+    encoded: Encoded = answer.encode(passages, *asked, tokenizer, answer.Options(sequence_length))
+    if len(encoded.windows) < count:
+        raise InputError(f"SQuAD file {path} has {len(encoded.windows)} windows, fewer than --calib-num {count}")
+    chosen = [encoded.windows[i * len(encoded.windows) // count] for i in range(count)]
+    return [fill(encoded, [window], window.length) for window in chosen]
+
+
+def calibrate(
+    weights: BertWeights,
+    config: BertConfig,
+    batches: Iterable[Batch],
+    quantile: float = QUANTILE,
+) -> dict[str, float]:
+    """The range of each tensor that int8 needs, by the network's names: a quantile a window, averaged over windows.
+
+    Args:
+        batches: windows without padding.
+        quantile: of the absolute values; 1 is their maximum, of all windows.
+    """
+    import onnxruntime
+
+    from helpers.graphs.onnx import PaddedOnnxGraph
+
+    heads = config.num_attention_heads
+    graph = PaddedOnnxGraph(heads, weights.head_size(heads), config.layer_norm_eps)
+    bert_qa(graph, weights)
+    names = list(quantizers(config.num_hidden_layers))
+    graph.expose(names)
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    session = onnxruntime.InferenceSession(graph.model({}), settings, providers=["CPUExecutionProvider"])
+    found: list[list[float]] = []
+    for batch in batches:
+        values = [np.abs(value).ravel() for value in session.run(names, batch._asdict())]
+        ranks = [int(quantile * (value.size - 1)) for value in values]
+        found.append([float(np.partition(value, rank)[rank]) for value, rank in zip(values, ranks)])
+    table = np.array(found)
+    ranges = table.max(0) if quantile == 1 else table.mean(0)
+    # A probability may always be 1, and rarely is: its quantile would cut off every decided attention.
+    return {
+        name: 1.0 if name.endswith(PROBABILITIES) else max(float(amax), np.finfo(np.float32).tiny)
+        for name, amax in zip(names, ranges)
+    }
+
+
+def stamp(weights: BertWeights, batches: Sequence[Batch]) -> str:
+    """What a calibration depends on, in one number: the model, the text and its windows, the method."""
+    digest = hashlib.sha256(repr(QUANTILE).encode())
+    for array in weights.tensors().values():
+        digest.update(np.ascontiguousarray(array).data)
+    for batch in batches:
+        digest.update(batch.input_ids.data)
+    return digest.hexdigest()
+
+
+def read_cache(path: Path, expected: str, warn: Callable[[str], None]) -> dict[str, float] | None:
+    """The ranges in a cache file, or None where there is none, or none of this model and text (with a warning)."""
+    if not path.exists():
+        return None
+    try:
+        cache: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = {str(name): float(amax) for name, amax in cache["ranges"].items()}
+        if cache["stamp"] == expected:
+            return found
+        reason = "of another model, sequence length or text"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        reason = "not one of this project"
+    warn(f"calibration cache {path} is {reason}: ignored, and replaced after calibration")
+    return None
+
+
+def write_cache(path: Path, ranges: dict[str, float], computed_for: str) -> None:
+    """Writes ranges and their stamp atomically."""
+    write_json(path, {"stamp": computed_for, "quantile": QUANTILE, "ranges": ranges})

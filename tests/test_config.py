@@ -1,0 +1,210 @@
+"""BertConfig: files that TensorFlow's and Hugging Face's models come with, and what is said of those that do not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from helpers.config import BertConfig, find_config
+from helpers.errors import InputError
+from tests.models import small_config
+
+# bert_config.json of google-research/bert, uncased_L-24_H-1024_A-16.
+GOOGLE = {
+    "attention_probs_dropout_prob": 0.1,
+    "directionality": "bidi",
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 1024,
+    "initializer_range": 0.02,
+    "intermediate_size": 4096,
+    "max_position_embeddings": 512,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 24,
+    "pooler_fc_size": 768,
+    "pooler_num_attention_heads": 12,
+    "pooler_num_fc_layers": 3,
+    "pooler_size_per_head": 128,
+    "pooler_type": "first_token_transform",
+    "type_vocab_size": 2,
+    "vocab_size": 30522,
+}
+REQUIRED = [
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+]
+
+
+def write(folder: Path, values: Any, name: str = "config.json") -> Path:
+    path = folder / name
+    path.write_text(values if isinstance(values, str) else json.dumps(values), encoding="utf-8")
+    return path
+
+
+def message_of(folder: Path) -> str:
+    """The message of the InputError that loading must raise: one line."""
+    with pytest.raises(InputError) as caught:
+        BertConfig.load(folder)
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+def test_tensorflow_config(tmp_path: Path) -> None:
+    write(tmp_path, GOOGLE, "bert_config.json")
+    config = BertConfig.load(tmp_path)
+    assert config == BertConfig(30522, 1024, 24, 16, 4096, 512, type_vocab_size=2, hidden_act="gelu", layer_norm_eps=1e-12)
+    assert config.head_size == 64
+
+
+def test_hugging_face_config(tmp_path: Path) -> None:
+    changed: dict[str, Any] = {"layer_norm_eps": 1e-5, "type_vocab_size": 3, "hidden_act": "gelu_pytorch_tanh"}
+    made = transformers.BertConfig(
+        vocab_size=61,
+        hidden_size=36,
+        num_hidden_layers=5,
+        num_attention_heads=3,
+        intermediate_size=44,
+        max_position_embeddings=70,
+        **changed,
+    )
+    made.save_pretrained(tmp_path)
+    config = BertConfig.load(tmp_path)
+    assert config == BertConfig(61, 36, 5, 3, 44, 70, **changed)
+    assert config.head_size == 12
+
+
+def test_defaults(tmp_path: Path) -> None:
+    write(tmp_path, {name: GOOGLE[name] for name in REQUIRED})
+    config = BertConfig.load(tmp_path)
+    assert (config.type_vocab_size, config.hidden_act, config.layer_norm_eps) == (2, "gelu", 1e-12)
+
+
+def test_bert_config_comes_before_config(tmp_path: Path) -> None:
+    write(tmp_path, {**GOOGLE, "num_hidden_layers": 3})
+    assert BertConfig.load(tmp_path).num_hidden_layers == 3
+    write(tmp_path, {**GOOGLE, "num_hidden_layers": 4}, "bert_config.json")
+    assert BertConfig.load(tmp_path).num_hidden_layers == 4
+    assert find_config(tmp_path) == tmp_path / "bert_config.json"
+
+
+@pytest.mark.parametrize("missing", [["hidden_size"], ["num_attention_heads", "vocab_size"], REQUIRED], ids=["one", "two", "all"])
+@pytest.mark.parametrize("name", ["bert_config.json", "config.json"])
+def test_missing_keys_are_all_listed(missing: list[str], name: str, tmp_path: Path) -> None:
+    path = write(tmp_path, {key: value for key, value in GOOGLE.items() if key not in missing}, name)
+    in_order = ", ".join(key for key in REQUIRED if key in missing)
+    assert message_of(tmp_path) == f"configuration {path} lacks {in_order}: add what the model was trained with"
+
+
+@pytest.mark.parametrize("value", [True, False, "1024", 0, -1, 1024.0, None, [1024], {}], ids=repr)
+@pytest.mark.parametrize("key", [*REQUIRED, "type_vocab_size"])
+def test_size_of_the_wrong_kind(key: str, value: Any, tmp_path: Path) -> None:
+    path = write(tmp_path, {**GOOGLE, key: value})
+    assert message_of(tmp_path) == f"configuration {path}: {key} must be a positive whole number, not {value!r}"
+
+
+@pytest.mark.parametrize("value", [True, "1e-12", 0, 0.0, -1e-12, 1, float("nan"), None, []], ids=repr)
+def test_odd_epsilon(value: Any, tmp_path: Path) -> None:
+    path = write(tmp_path, {**GOOGLE, "layer_norm_eps": value})
+    assert message_of(tmp_path) == f"configuration {path}: layer_norm_eps must lie between 0 and 1, not {value!r}"
+
+
+@pytest.mark.parametrize(("hidden", "heads"), [(1024, 15), (1024, 2048), (1000, 16)])
+def test_heads_that_do_not_divide(hidden: int, heads: int, tmp_path: Path) -> None:
+    path = write(tmp_path, {**GOOGLE, "hidden_size": hidden, "num_attention_heads": heads})
+    expected = f"configuration {path}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}"
+    assert message_of(tmp_path) == expected
+
+
+@pytest.mark.parametrize("value", ["relu", "gelu_fast", "GELU", "", None, 3, ["gelu"], {"gelu": 1}], ids=repr)
+def test_unsupported_activation(value: Any, tmp_path: Path) -> None:
+    path = write(tmp_path, {**GOOGLE, "hidden_act": value})
+    expected = f"configuration {path}: hidden_act {value!r} is not supported; use one of gelu, gelu_new, gelu_pytorch_tanh"
+    assert message_of(tmp_path) == expected
+
+
+@pytest.mark.parametrize("value", ["gelu", "gelu_new", "gelu_pytorch_tanh"])
+def test_supported_activation(value: str, tmp_path: Path) -> None:
+    write(tmp_path, {**GOOGLE, "hidden_act": value})
+    assert BertConfig.load(tmp_path).hidden_act == value
+
+
+@pytest.mark.parametrize("value", ["relative_key", "relative_key_query", "rotary"])
+def test_positions_that_are_not_absolute(value: str, tmp_path: Path) -> None:
+    path = write(tmp_path, {**GOOGLE, "position_embedding_type": value})
+    assert message_of(tmp_path) == f"configuration {path}: position_embedding_type {value!r} is not supported"
+
+
+def test_absolute_positions(tmp_path: Path) -> None:
+    write(tmp_path, {**GOOGLE, "position_embedding_type": "absolute"})
+    assert BertConfig.load(tmp_path).max_position_embeddings == 512
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "line 1, column 1: Expecting value"),
+        ('{\n  "hidden_size": 32\n  "vocab_size": 60\n}', "line 3, column 3: Expecting ',' delimiter"),
+        ('{"hidden_size": 032}', "line 1, column 18: Expecting ',' delimiter"),
+        ("hidden_size: 32", "line 1, column 1: Expecting value"),
+        ('{"hidden_size": 32}\n{}', "line 2, column 1: Extra data"),
+    ],
+)
+def test_text_that_is_not_json(text: str, expected: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    assert message_of(tmp_path) == f"configuration {path} is not JSON: {expected}"
+
+
+@pytest.mark.parametrize(("text", "kind"), [("[]", "list"), ("3", "int"), ('"x"', "str"), ("null", "NoneType")])
+def test_json_that_is_not_an_object(text: str, kind: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    assert message_of(tmp_path) == f"configuration {path} must hold one JSON object, but holds a {kind}"
+
+
+def test_json_nested_too_deeply(tmp_path: Path) -> None:
+    path = write(tmp_path, "[" * 200_000)
+    assert str(path) in message_of(tmp_path)
+
+
+def test_text_that_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes('{"größe": 1}'.encode("latin-1"))
+    assert message_of(tmp_path).startswith(f"cannot read configuration {tmp_path / 'config.json'}: 'utf-8' codec can't decode")
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    expected = f"configuration folder {tmp_path / 'absent'} does not exist: name the folder of bert_config.json or config.json"
+    assert message_of(tmp_path / "absent") == expected
+
+
+def test_folder_without_a_configuration(tmp_path: Path) -> None:
+    (tmp_path / "config.json").mkdir()
+    assert message_of(tmp_path) == f"no bert_config.json or config.json in {tmp_path}: name its folder with -c"
+
+
+def test_path_of_the_file_itself_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOGLE)
+    message = message_of(path)
+    assert str(path) in message
+    assert "does not exist" not in message
+
+
+def test_from_dict_names_the_file_it_is_given() -> None:
+    with pytest.raises(InputError, match=r"^configuration engine\.json: vocab_size must be a positive whole number, not 'x'$"):
+        BertConfig.from_dict({**GOOGLE, "vocab_size": "x"}, Path("engine.json"))
+
+
+def test_from_dict_ignores_other_keys() -> None:
+    values = {**GOOGLE, "head_size": 3, "load": 1, "_name_or_path": "x"}
+    assert BertConfig.from_dict(values, Path("config.json")).head_size == 64
+
+
+def test_head_size() -> None:
+    assert small_config().head_size == 8
+    assert small_config(hidden_size=384, num_attention_heads=12).head_size == 32
