@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
         for length in sorted(set(args.sequence_length or [128]))
         for size in sorted(set(args.batch_size or [1]))
     ]
-    builder.build(parser, args, profiles, strict=args.strict)
+    builder.build(parser, args, profiles)
 
 
 if __name__ == "__main__":

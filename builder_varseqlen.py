@@ -19,10 +19,11 @@ def main(argv: list[str]) -> None:
         help="with -s, gives the most tokens of a batch, batch size × sequence length; may be repeated (default: 1)",
     )
     add("-s", "--max-sequence-length", type=cli.positive, default=128, help="tokens of the longest sequence")
+    add("-il", "--interleaved", action="store_true", help="int8: the 32-channel interleaved layout")
     args = parser.parse_args(argv)
 
     profiles = [Profile(size, args.max_sequence_length) for size in sorted(set(args.max_batch_size or [1]))]
-    builder.build(parser, args, profiles, packed=True)
+    builder.build(parser, args, profiles, packed=True, interleaved=args.interleaved)
 
 
 if __name__ == "__main__":

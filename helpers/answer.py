@@ -53,6 +53,10 @@ def encode(
     Raises:
         InputError: a passage or question without a token, or a question that leaves the passage no room.
     """
+    for kind, texts in (("passage", passages), ("question", questions)):
+        for i, text in enumerate(texts):
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise InputError(f"{kind} {i + 1} is not valid Unicode, it has half a surrogate pair: {text!r:.60}")
     passage_tokens, question_tokens = tokenizer(passages), tokenizer(questions)
     question_tokens = [tokens._replace(ids=tokens.ids[: options.max_query_length]) for tokens in question_tokens]
     windows: list[Window] = []
@@ -104,10 +108,10 @@ def collect(
         for row, i in enumerate(indexes):
             if i in starts_here:
                 may_start[row, windows[i].first : windows[i].length - 1] = starts_here[i]
-        spans = best_spans(logits, may_start, may_end, options.max_answer_length, options.n_best)
-        if np.isnan(spans.score).any():
-            raise RuntimeError("the engine gave logits that are not numbers: float16 overflows in this model, build in float32")
         null_scores = logits[:, 0].sum(-1, dtype=np.float32)
+        if not (np.isfinite(logits[may_end]).all() and np.isfinite(null_scores).all()):
+            raise RuntimeError("the engine's logits are not numbers: float16 overflows in this model, build in float32")
+        spans = best_spans(logits, may_start, may_end, options.max_answer_length, options.n_best)
         for row, i in enumerate(indexes):
             shift = windows[i].offset - windows[i].first  # from a position in the window to a token of the passage
             found[i] = (spans.start[row] + shift, spans.end[row] + shift, spans.score[row], float(null_scores[row]))

@@ -38,13 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def build(
-    parser: cli.Parser, args: argparse.Namespace, profiles: list[Profile], packed: bool = False, strict: bool = False
+    parser: cli.Parser, args: argparse.Namespace, profiles: list[Profile], packed: bool = False, interleaved: bool = False
 ) -> None:
     """Builds the engine that the command line asks for.
 
     Raises:
         InputError: anything in the checkpoint, configuration, vocabulary, sizes or paths does not fit.
     """
+    if interleaved and not args.int8:
+        raise InputError("--interleaved is a layout of int8: add --int8 --fp16")
     source = cli.one_of(parser, args, "ckpt", "onnx", "pytorch")
     checkpoint: Path = getattr(args, source)
     folder = args.config_dir
@@ -76,17 +78,15 @@ def build(
     int8 = None
     if args.int8:
         found = find_ranges(args, weights, config, longest, tokenization.Tokenizer(vocab, lower_case))
-        int8 = (
-            Int8(found, True, True)
-            if packed
-            else Int8(found, args.force_int8_multihead, args.force_int8_skipln, args.force_fc2_gemm)
-        )
+        flags = (True, True, False) if packed else (args.force_int8_multihead, args.force_int8_skipln, args.force_fc2_gemm)
+        int8 = Int8(found, *flags)
     options = engine.BuildOptions(
         profiles=profiles,
         packed=packed,
+        interleaved=interleaved,
         fp16=args.fp16,
         int8=int8,
-        strict=strict,
+        strict=not packed and args.strict,
         sparse=args.sparse,
         workspace_mib=args.workspace_size,
         timing_cache=args.timing_cache_file,

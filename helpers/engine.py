@@ -39,6 +39,7 @@ class BuildOptions:
 
     profiles: Sequence[Profile]
     packed: bool = False
+    interleaved: bool = False  # packed int8 in vectors of 32 channels
     fp16: bool = False
     int8: Int8 | None = None
     strict: bool = False
@@ -115,7 +116,7 @@ def build_onnx(weights: BertWeights, config: BertConfig, options: BuildOptions) 
 
 def build_tensorrt(weights: BertWeights, config: BertConfig, options: BuildOptions, warn: Callable[[str], None]) -> bytes:
     """A TensorRT engine with one optimization profile for each (batch size, sequence length)."""
-    from helpers.graphs.tensorrt import PackedGraph, PaddedGraph
+    from helpers.graphs.tensorrt import InterleavedGraph, PackedGraph, PaddedGraph
 
     trt, log = tensorrt_.load(), tensorrt_.logger()
     tensorrt_.cuda()
@@ -126,7 +127,7 @@ def build_tensorrt(weights: BertWeights, config: BertConfig, options: BuildOptio
 
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
-    kind = PackedGraph if options.packed else PaddedGraph
+    kind = InterleavedGraph if options.interleaved else PackedGraph if options.packed else PaddedGraph
     graph = kind(network, heads, head_size, options.fp16, options.int8)
     bert_qa(graph, weights)
 
@@ -303,9 +304,11 @@ def describe(engine: Path) -> Description | None:
         return None
     try:
         description = Description(**json.loads(path.read_text(encoding="utf-8")))
-        profiles = [Profile(int(size), int(length)) for size, length in description.profiles]
-        if not profiles:
-            raise ValueError("no profiles")
+        kinds = (description.vocab_file, str), (description.vocab_size, int), (description.lower_case, bool)
+        if any(type(value) is not kind for value, kind in kinds):
+            raise ValueError("vocab_file, vocab_size or lower_case is of the wrong kind")
+        if not description.profiles or any(size < 1 or length < 1 for size, length in description.profiles):
+            raise ValueError("its profiles must be pairs of positive numbers")
     except (OSError, ValueError, TypeError) as e:
         raise InputError(f"{path} does not describe an engine ({e}): remove it and give -s, -v and -b yourself") from e
     if engine.is_file() and engine.stat().st_size != description.size:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,17 @@ from helpers.errors import InputError
 
 def check_writable(path: Path) -> None:
     """Finds out before the work starts whether `path` can be written. Raises InputError."""
-    if path.is_dir():
-        raise InputError(f"output {path} is a folder: name a file")
-    if not path.parent.is_dir():
-        raise InputError(f"output folder {path.parent} does not exist: create it first")
     try:
+        if path.is_dir():
+            raise InputError(f"output {path} is a folder: name a file")
+        if not path.parent.is_dir():
+            raise InputError(f"output folder {path.parent} does not exist: create it first")
         with tempfile.TemporaryFile(dir=path.parent):
             pass
+        if path.exists() and not os.access(path, os.W_OK):
+            raise InputError(f"output {path} exists and is not writable")
     except OSError as e:
-        raise InputError(f"output folder {path.parent} is not writable: {e.strerror}") from e
-    if path.exists() and not os.access(path, os.W_OK):
-        raise InputError(f"output {path} exists and is not writable")
+        raise InputError(f"output {path} cannot be written: {e.strerror}") from e
 
 
 def write_bytes(path: Path, *parts: bytes) -> None:
@@ -32,7 +33,7 @@ def write_bytes(path: Path, *parts: bytes) -> None:
     Raises:
         InputError: the disk is full or the folder not writable; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{os.getpid()}.part")
     try:
         with open(temporary, "wb") as file:
             for part in parts:
@@ -43,7 +44,8 @@ def write_bytes(path: Path, *parts: bytes) -> None:
     except OSError as e:
         raise InputError(f"cannot write {path}: {e.strerror}") from e
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

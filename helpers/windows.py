@@ -78,9 +78,9 @@ def fill(encoded: Encoded, windows: Sequence[Window], sequence_length: int) -> B
 def best_context(windows: Sequence[Window]) -> list[np.ndarray]:
     """For the windows of one question: which of the tokens that each shows have their best context there, [shown] bool.
 
-    A token's context in a window is the smaller of the numbers of tokens to its left and right there; a wider window
-    wins a tie, then an earlier one. An answer starts only where its first token has its best context, as in BERT's
-    own treatment of SQuAD: the same span is not offered twice.
+    A token's context in a window is the smaller of the numbers of tokens to its left and right there, plus a hundredth
+    of the window's width; an earlier window wins a tie. An answer starts only where its first token has its best
+    context, as in BERT's own treatment of SQuAD: the same span is not offered twice.
     """
     if len(windows) == 1:
         return [np.ones(windows[0].shown, bool)]
@@ -119,7 +119,7 @@ def best_spans(logits: np.ndarray, may_start: np.ndarray, may_end: np.ndarray, l
     are paired with all their ends.
     """
     batch, length, _ = logits.shape
-    longest, n_best = min(longest, length), min(n_best, length)
+    longest, positions = min(longest, length), min(n_best, length)
     starts = np.where(may_start, logits[..., 0], -np.inf)
     ends = np.pad(np.where(may_end, logits[..., 1], -np.inf), ((0, 0), (0, longest)), constant_values=-np.inf)
 
@@ -132,9 +132,10 @@ def best_spans(logits: np.ndarray, may_start: np.ndarray, may_end: np.ndarray, l
     own_best = starts + highest[:, :length]
 
     rows = np.arange(batch)[:, None]
-    start = np.argpartition(-own_best, n_best - 1, axis=1)[:, :n_best]
+    start = np.argpartition(-own_best, positions - 1, axis=1)[:, :positions]
     pairs = starts[rows, start][..., None] + ends[rows[..., None], start[..., None] + np.arange(longest)]
     flat = pairs.reshape(batch, -1)
+    n_best = min(n_best, flat.shape[1])
     chosen = np.argpartition(-flat, n_best - 1, axis=1)[:, :n_best]
     chosen = np.take_along_axis(chosen, np.argsort(-np.take_along_axis(flat, chosen, 1), axis=1, kind="stable"), 1)
     start = np.take_along_axis(start, chosen // longest, 1)

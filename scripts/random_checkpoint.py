@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from helpers import cli, files  # noqa: E402
+from helpers import cli  # noqa: E402
+from helpers.checkpoints import pytorch  # noqa: E402
 from helpers.config import BertConfig  # noqa: E402
 from helpers.weights import random_weights  # noqa: E402
 
@@ -27,16 +26,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
     parser.add_argument("-r", "--random-seed", type=int, default=12345, help="seed of the weights")
     args = parser.parse_args(argv)
-    import numpy as np
-    from safetensors.numpy import save
-
     config = SIZES[args.model]
-    args.output.mkdir(parents=True, exist_ok=True)
-    weights = random_weights(config, args.random_seed)
-    tensors = {name: array.astype(np.float16) for name, array in weights.tensors().items()}
-    files.write_bytes(args.output / "model.safetensors", save(tensors))
-    files.write_json(args.output / "config.json", asdict(config))
-    shutil.copy(ROOT / "models/minilm-l6-squad/vocab.txt", args.output)
+    vocab = ROOT / "models/minilm-l6-squad/vocab.txt"
+    pytorch.save(args.output, random_weights(config, args.random_seed), config, vocab)
     print(f"Wrote {args.output}")
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from helpers.config import BertConfig
 from helpers.errors import InputError
+from helpers.files import write_bytes, write_json
 from helpers.weights import BertWeights, assemble
 
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -32,6 +34,18 @@ def load(path: Path, config: BertConfig) -> BertWeights:
     # A safetensors file begins with its header's length in 8 bytes, then the header, which is JSON.
     tensors = read_safetensors(path) if head[8:9] == b"{" else read_state_dict(path)
     return from_names(tensors, config, path)
+
+
+def save(folder: Path, weights: BertWeights, config: BertConfig, vocab: Path) -> None:
+    """Writes a Hugging Face folder: float16 weights, float32 ranges, configuration and a copy of the vocabulary."""
+    import safetensors.numpy
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: array.astype(np.float16) for name, array in weights.tensors().items()}
+    ranges = {f"{name}._amax": np.float32(amax).reshape(1) for name, amax in weights.ranges.items()}
+    write_bytes(folder / "model.safetensors", safetensors.numpy.save({**tensors, **ranges}))
+    write_json(folder / "config.json", asdict(config))
+    write_bytes(folder / "vocab.txt", vocab.read_bytes())
 
 
 def from_names(tensors: Mapping[str, np.ndarray], config: BertConfig, path: Path) -> BertWeights:

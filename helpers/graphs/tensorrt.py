@@ -25,6 +25,7 @@ class TensorRTGraph(Graph[Any]):
     """
 
     qkv_by_head = True
+    channels_first = False  # whether tensors are [1, channels, T, 1], which a fully connected layer would flatten
     skip_layer_norm_version: str
 
     def __init__(self, network: Any, num_heads: int, head_size: int, fp16: bool, int8: Int8 | None = None) -> None:
@@ -85,13 +86,13 @@ class TensorRTGraph(Graph[Any]):
         width, kernel, bias = weights.weight.shape[0], self._weights(weights.weight), self._weights(weights.bias)
         second = name.endswith(".output.dense") and not name.endswith(".attention.output.dense")
         encoder = name.startswith("bert.encoder.")
-        if self.int8 and encoder and not (second and self.int8.output_gemm):
+        in_int8 = self.int8 and encoder and not (second and self.int8.output_gemm)
+        if in_int8 or self.channels_first:
             layer = self.network.add_convolution_nd(x, width, (1, 1), kernel, bias)
-            layer.precision = self.trt.int8
         else:
             layer = self.network.add_fully_connected(x, width, kernel, bias)
-            if self.int8:
-                layer.precision = self.dtypes[self.base]
+        if self.int8:
+            layer.precision = self.trt.int8 if in_int8 else self.dtypes[self.base]
         layer.name = name
         if self.int8 and encoder and not name.endswith(".intermediate.dense"):
             reader = self.attention_type if name.endswith(".qkv") else self.norm_type
@@ -177,3 +178,37 @@ class PackedGraph(TensorRTGraph):
 
     def logits(self, x: Any) -> None:
         self._output(x, (1, 0, 2, 3))
+
+
+class InterleavedGraph(PackedGraph):
+    """Packed int8 whose tensors are [1, channels, T, 1], which TensorRT keeps in vectors of 32 channels."""
+
+    qkv_by_head = False
+    channels_first = True
+    skip_layer_norm_version = "3"
+
+    def embeddings(self, weights: Embeddings, name: str) -> tuple[Any, Any]:
+        by_token, _ = super().embeddings(weights, f"{name}.by_token")
+        x = self._named(self._transposed(by_token, (2, 1, 0, 3), f"{name}.interleaved"), name)
+        return x, x
+
+    def attention(self, qkv: Any, name: str) -> Any:
+        assert self.int8 is not None
+        fields = {
+            "hidden_size": self.num_heads * self.head_size,
+            "num_heads": self.num_heads,
+            "dq_probs": self.int8.ranges[f"{name}.probabilities"] / 127,
+        }
+        inputs = [qkv, *self._bounds]
+        layer = plugins.add(self.network, "CustomQKVToContextPluginDynamic", "3", fields, inputs, name)
+        return self._named(layer.get_output(0), name)
+
+    def skip_layer_norm(self, x: Any, residual: Any, norm: LayerNorm, name: str) -> tuple[Any, Any]:
+        fields = {"beta": norm.beta, "gamma": norm.gamma}
+        version = self.skip_layer_norm_version
+        layer = plugins.add(self.network, "CustomSkipLayerNormPluginDynamic", version, fields, [x, residual], name)
+        normed = self._named(layer.get_output(0), name)
+        return normed, normed
+
+    def logits(self, x: Any) -> None:
+        self._output(x, (1, 2, 0, 3))

@@ -32,10 +32,10 @@ class OnnxRuntimeSession(Session):
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             metadata = self._session.get_modelmeta().custom_metadata_map["profiles"]
             profiles = [Profile(*profile) for profile in json.loads(metadata)]
+            packed = "cu_seqlens" in {entry.name for entry in self._session.get_inputs()}
+            self.layout = Packed(profiles) if packed else Padded(profiles, any_length=True)
         except Exception as e:  # onnxruntime's own exceptions share no base but Exception
             raise InputError(f"{path} is not a whole ONNX engine of this project, build it again: {str(e)[:200]}") from e
-        packed = "cu_seqlens" in {entry.name for entry in self._session.get_inputs()}
-        self.layout = Packed(profiles) if packed else Padded(profiles, any_length=True)
         self.device = platform.processor() or platform.machine()
 
     def stream(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:

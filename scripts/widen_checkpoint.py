@@ -1,0 +1,32 @@
+#!/usr/bin/env python3
+"""Writes a wider checkpoint that computes the same logits, in a hidden size that int8 plugins take (docs/checkpoints.md)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from helpers import cli  # noqa: E402
+from helpers.checkpoints import pytorch  # noqa: E402
+from helpers.config import BertConfig  # noqa: E402
+from helpers.transforms import widen  # noqa: E402
+
+
+def main(argv: list[str]) -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("checkpoint", type=Path, help="Hugging Face folder")
+    parser.add_argument("-k", "--times", type=cli.positive, default=2, help="how many times as wide")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
+    args = parser.parse_args(argv)
+
+    config = BertConfig.load(args.checkpoint)
+    weights, wide = widen(pytorch.load(args.checkpoint, config), config, args.times)
+    pytorch.save(args.output, weights, wide, args.checkpoint / "vocab.txt")
+    print(f"Wrote {args.output}, hidden size {wide.hidden_size}")
+
+
+if __name__ == "__main__":
+    cli.main(main)
