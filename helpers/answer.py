@@ -55,8 +55,10 @@ def encode(
     """
     for kind, texts in (("passage", passages), ("question", questions)):
         for i, text in enumerate(texts):
-            if any("\ud800" <= character <= "\udfff" for character in text):
-                raise InputError(f"{kind} {i + 1} is not valid Unicode, it has half a surrogate pair: {text!r:.60}")
+            try:
+                text.encode()
+            except UnicodeEncodeError as e:
+                raise InputError(f"{kind} {i + 1} is not valid Unicode, it has half a surrogate pair: {text!r:.60}") from e
     passage_tokens, question_tokens = tokenizer(passages), tokenizer(questions)
     question_tokens = [tokens._replace(ids=tokens.ids[: options.max_query_length]) for tokens in question_tokens]
     windows: list[Window] = []

@@ -237,10 +237,13 @@ def check_kernels(options: BuildOptions, hidden_size: int, head_size: int, warn:
 def read_timing_cache(settings: Any, path: Path, warn: Callable[[str], None]) -> None:
     """Gives the builder the timing cache in a file, or an empty one where the file is missing or made elsewhere."""
     blob = path.read_bytes() if path.is_file() else b""
+    empty = settings.create_timing_cache(b"")
     try:
+        # A file that is no timing cache gives an empty one; one of another version or GPU is refused.
         cache = settings.create_timing_cache(blob)
-        usable = cache is not None and settings.set_timing_cache(cache, ignore_mismatch=False)
-    except RuntimeError:
+        read = not blob or bytes(cache.serialize()) != bytes(empty.serialize())
+        usable = read and settings.set_timing_cache(cache, ignore_mismatch=False)
+    except (AttributeError, RuntimeError):
         usable = False
     if not usable:
         name, _ = tensorrt_.gpu()
@@ -248,7 +251,7 @@ def read_timing_cache(settings: Any, path: Path, warn: Callable[[str], None]) ->
             f"timing cache {path} is not of TensorRT {tensorrt_.load().__version__} on {name} "
             f"({tensorrt_.complaint()}): ignored, and replaced after the build"
         )
-        settings.set_timing_cache(settings.create_timing_cache(b""), ignore_mismatch=False)
+        settings.set_timing_cache(empty, ignore_mismatch=False)
 
 
 # ---- files

@@ -48,6 +48,6 @@ def write_bytes(path: Path, *parts: bytes) -> None:
             temporary.unlink()
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON atomically, as `write_bytes`."""
-    write_bytes(path, json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    """Writes JSON atomically, as `write_bytes`; without an indent it is written several times as fast."""
+    write_bytes(path, json.dumps(value, indent=indent, ensure_ascii=False).encode() + b"\n")

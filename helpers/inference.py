@@ -147,7 +147,10 @@ def ranked(args: argparse.Namespace, found: Answer) -> list[dict[str, Any]]:
         wins = not candidates or null.score - candidates[0].score > args.null_score_diff_threshold
         candidates.insert(0 if wins else len(candidates), null)
     chances = answer.probabilities([candidate.score for candidate in candidates])
-    return [{**candidate._asdict(), "probability": chance} for candidate, chance in zip(candidates, chances)]
+    return [
+        {**candidate._asdict(), "score": round(candidate.score, 4), "probability": round(chance, 6)}
+        for candidate, chance in zip(candidates, chances)
+    ]
 
 
 def prediction_files(predictions: Path) -> tuple[Path, Path, Path]:
@@ -188,7 +191,7 @@ def score(
         raise
     seconds = time.perf_counter() - start
     files.write_json(path, {key: best[0]["text"] for key, best in in_order().items()})
-    files.write_json(nbest_path, in_order())
+    files.write_json(nbest_path, in_order(), indent=None)
     if args.version_2_with_negative:
         files.write_json(odds_path, odds)
     with suppress(FileNotFoundError):

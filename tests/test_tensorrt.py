@@ -11,9 +11,11 @@ import pytest
 
 from helpers import engine
 from helpers.benchmark import random_batch
+from helpers.calibrator import calibrate
 from helpers.config import BertConfig
 from helpers.engine import BuildOptions
 from helpers.errors import InputError
+from helpers.graphs import Int8
 from helpers.sessions import Session
 from helpers.sessions.layouts import Packed, Profile
 from helpers.sessions.onnxruntime import OnnxRuntimeSession
@@ -66,7 +68,7 @@ class Engines:
 
     def reference(self, config: BertConfig) -> Session:
         path = self.folder / f"{config.hidden_size}.onnx"
-        path.write_bytes(engine.build_onnx(lively(config), config, BuildOptions([Profile(8, 512)])))
+        path.write_bytes(engine.build_onnx(lively(config), config, BuildOptions([Profile(64, 512)])))
         return OnnxRuntimeSession(path)
 
 
@@ -124,6 +126,52 @@ def test_packed_equals_onnxruntime(engines: Engines, config: BertConfig) -> None
     lengths = [[512] * 8, [1], [1] * 64, [64] * 64, [512, 1, 300], [5, 77, 130, 64, 65], [512] * 2, [200, 300, 12]]
     batches = [random_batch(each, max(each), 200, seed) for seed, each in enumerate(lengths)]
     assert error(session, engines.reference(config), batches) < 2e-2
+
+
+INT8_CONFIG = BertConfig(200, 768, 2, 12, 1536, 512)  # a hidden size that every int8 plugin takes
+
+
+@pytest.fixture(scope="module")
+def int8_model() -> tuple[BertWeights, dict[str, float]]:
+    weights = random_weights(INT8_CONFIG, 2)
+    windows = [random_batch([length], length, 200, length) for length in (40, 128, 77, 101)]
+    return weights, calibrate(weights, INT8_CONFIG, windows)
+
+
+@pytest.mark.parametrize(
+    "layout, flags",
+    [
+        ("padded", (False, False, False)),
+        ("padded", (True, False, False)),
+        ("padded", (False, True, False)),
+        ("padded", (True, True, False)),
+        ("padded", (True, True, True)),
+        ("packed", (True, True, False)),
+        ("interleaved", (True, True, False)),
+    ],
+    ids=["projections", "imh", "iln", "imh-iln", "imh-iln-g", "packed", "interleaved"],
+)
+def test_int8_is_close_to_float32(
+    int8_model: tuple[BertWeights, dict[str, float]], tmp_path: Path, layout: str, flags: tuple[bool, bool, bool]
+) -> None:
+    weights, ranges = int8_model
+    options = BuildOptions(
+        [Profile(4, 128)],
+        packed=layout != "padded",
+        interleaved=layout == "interleaved",
+        fp16=True,
+        int8=Int8(ranges, *flags),
+        strict=layout == "padded",
+    )
+    (tmp_path / "int8").write_bytes(engine.build(weights, INT8_CONFIG, "tensorrt", options, print))
+    (tmp_path / "float").write_bytes(engine.build_onnx(weights, INT8_CONFIG, BuildOptions([Profile(4, 128)])))
+    session = engine.open_session(tmp_path / "int8", "tensorrt", None)
+    reference = engine.open_session(tmp_path / "float", "onnxruntime", None)
+    batch = random_batch([128, 5, 77, 128], 128, 200, 9)
+    seen = batch.input_mask.astype(bool)
+    ours, theirs = next(session.stream([batch]))[seen], next(reference.stream([batch]))[seen]
+    noise = float(np.sqrt(((ours - theirs) ** 2).mean() / theirs.var()))
+    assert 1e-4 < noise < 0.15  # 8 bits are neither float32 nor noise
 
 
 def test_packed_refuses_what_does_not_fit(engines: Engines) -> None:
@@ -199,7 +247,7 @@ def test_out_of_gpu_memory_says_what_was_asked_for(engines: Engines) -> None:
         except cuda.MemoryError:
             size >>= 1
     try:
-        with pytest.raises(InputError, match="out of GPU memory: asked for"):
+        with pytest.raises(InputError, match=r"out of GPU memory: .* need .* MiB, free are"):
             sessions = [engine.open_session(path, "auto", None) for _ in range(50)]
             del sessions
     finally:

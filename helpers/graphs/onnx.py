@@ -34,7 +34,6 @@ class OnnxGraph(Graph[str]):
         self.megatron = megatron
         self.ranges = int8.ranges if int8 else {}
         self._nodes: list[onnx.NodeProto] = []
-        self._quantized_already: set[str] = set()
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
@@ -96,24 +95,22 @@ class OnnxGraph(Graph[str]):
 
     def linear(self, x: str, weights: Linear, name: str) -> str:
         if x in self.ranges and name.startswith("bert.encoder."):
-            x, weight = self._quantized(x), self._quantized_weight(weights.weight.T, name)
+            x, weight = self._rounded(x), self._rounded_weight(weights.weight.T, name)
         else:
             weight = self._constant(f"{name}.weight", weights.weight.T)
         product = self._node("MatMul", [x, weight], f"{name}.product")
         return self._node("Add", [product, self._constant(f"{name}.bias", weights.bias)], name)
 
-    def _quantized(self, x: str) -> str:
-        """x rounded to 8 bits over its range. Unsigned about 128, which is the form that CPUs multiply fastest."""
+    def _rounded(self, x: str) -> str:
+        """x, rounded to 8 bits where it has a range. Unsigned about 128, which is the form that CPUs multiply fastest."""
+        if x not in self.ranges:
+            return x
         scale = self._constant(f"{x}.scale", self.ranges[x] / 127)
         zero = self._constant("zero_point", 128, np.uint8)
-        name = f"{x}.int8"
-        if name not in self._quantized_already:
-            self._quantized_already.add(name)
-            self._node("QuantizeLinear", [x, scale, zero], name)
-            self._node("DequantizeLinear", [name, scale, zero], f"{x}.rounded")
-        return f"{x}.rounded"
+        stored = self._node("QuantizeLinear", [x, scale, zero], f"{x}.int8")
+        return self._node("DequantizeLinear", [stored, scale, zero], f"{x}.rounded")
 
-    def _quantized_weight(self, weight: np.ndarray, name: str) -> str:
+    def _rounded_weight(self, weight: np.ndarray, name: str) -> str:
         """A weight [in, out] rounded to int8, with a scale for each output."""
         scale = np.maximum(np.abs(weight).max(0), np.finfo(np.float32).tiny) / 127
         stored = self._constant(f"{name}.weight", np.rint(weight / scale), np.int8)
@@ -123,7 +120,9 @@ class OnnxGraph(Graph[str]):
 
     def _attend(self, qkv: str, name: str) -> str:
         """Self-attention over [B, S, 3·N·D]; `_mask` has been made by `embeddings`."""
-        split = self._node("Reshape", [qkv, self._shape([0, 0, 3, self.num_heads, self.head_size])], f"{name}.heads")
+        split = self._node(
+            "Reshape", [self._rounded(qkv), self._shape([0, 0, 3, self.num_heads, self.head_size])], f"{name}.heads"
+        )
         stacked = self._node("Transpose", [split], f"{name}.stacked", perm=[2, 0, 3, 1, 4])
         # One view each, [B, N, S, D]; the key comes transposed, [B, N, D, S].
         query, key, value = (
@@ -135,12 +134,12 @@ class OnnxGraph(Graph[str]):
         scores = self._node("MatMul", [query, key], f"{name}.scores")
         masked = self._node("Add", [scores, self._mask], f"{name}.masked")
         probabilities = self._node("Softmax", [masked], f"{name}.probabilities", axis=-1)
-        context = self._node("MatMul", [probabilities, value], f"{name}.context_by_head")
+        context = self._node("MatMul", [self._rounded(probabilities), value], f"{name}.context_by_head")
         joined = self._node("Transpose", [context], f"{name}.joined", perm=[0, 2, 1, 3])
         return self._node("Reshape", [joined, self._shape([0, 0, self.num_heads * self.head_size])], name)
 
     def skip_layer_norm(self, x: str, residual: str, norm: LayerNorm, name: str) -> tuple[str, str]:
-        total = self._node("Add", [x, residual], f"{name}.sum")
+        total = self._node("Add", [self._rounded(x), residual], f"{name}.sum")
         return self._normed(total, norm, name)
 
     def gelu(self, x: str, name: str) -> str:

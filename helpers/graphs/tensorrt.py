@@ -96,7 +96,7 @@ class TensorRTGraph(Graph[Any]):
         layer.name = name
         if self.int8 and encoder and not name.endswith(".intermediate.dense"):
             reader = self.attention_type if name.endswith(".qkv") else self.norm_type
-            layer.set_output_type(0, self.dtypes[reader])
+            layer.set_output_type(0, self.dtypes[reader if in_int8 else self.base])
         return self._named(layer.get_output(0), name)
 
     def skip_layer_norm(self, x: Any, residual: Any, norm: LayerNorm, name: str) -> tuple[Any, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable
 
@@ -29,16 +28,20 @@ class TensorRTSession(Session):
         """Deserializes an engine. Raises InputError where it is damaged, made elsewhere, or too large for the GPU."""
         self.trt, self.cuda = tensorrt_.load(), tensorrt_.cuda()
         self.version, self.device = self.trt.__version__, tensorrt_.gpu()[0]
+        # Some plugins abort the process where memory for their weights runs out, so that is found out before.
+        check_memory(self.cuda, path.stat().st_size, "the engine's weights")
         engine = self.trt.Runtime(tensorrt_.logger()).deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             raise InputError(f"engine {path} cannot be loaded, build it again: {tensorrt_.complaint()}")
         self._engine = engine
         self.layout, largest = read_profiles(engine)
-        with _memory(self.cuda, f"{engine.device_memory_size >> 20} MiB for the network's activations"):
-            self._context = engine.create_execution_context()
-            if self._context is None:
-                raise RuntimeError(tensorrt_.complaint())
-            self._slots = [_Slot(self.cuda, largest) for _ in range(DEPTH)]
+        check_memory(self.cuda, engine.device_memory_size, "the network's activations")
+        self._context = engine.create_execution_context()
+        if self._context is None:
+            raise RuntimeError(f"TensorRT cannot make an execution context: {tensorrt_.complaint()}")
+        buffers = 4 * DEPTH * sum(largest.values())
+        check_memory(self.cuda, buffers, f"inputs and outputs of {DEPTH} batches")
+        self._slots = [_Slot(self.cuda, largest) for _ in range(DEPTH)]
         self._upload, self._compute, self._download = (self.cuda.Stream() for _ in range(3))
 
     def _bind(self, slot: _Slot, feed: Mapping[str, np.ndarray]) -> None:
@@ -131,16 +134,11 @@ class _Slot:
         self.uploaded, self.computed, self.downloaded = (cuda.Event() for _ in range(3))
 
 
-@contextmanager
-def _memory(cuda: Any, wanted: str) -> Iterator[None]:
-    """Turns a failed allocation into an InputError that says what was asked for."""
-    try:
-        yield
-    except (cuda.MemoryError, RuntimeError) as e:
-        if isinstance(e, RuntimeError) and not tensorrt_.is_out_of_memory(str(e)):
-            raise
-        free, total = (size >> 20 for size in cuda.mem_get_info())
+def check_memory(cuda: Any, wanted: int, what: str) -> None:
+    """Raises InputError where the GPU has less than `wanted` bytes free."""
+    free, total = cuda.mem_get_info()
+    if wanted > free:
         raise InputError(
-            f"out of GPU memory: asked for {wanted}, free are {free} of {total} MiB; "
+            f"out of GPU memory: {what} need {wanted >> 20} MiB, free are {free >> 20} of {total >> 20} MiB; "
             "close what else uses the GPU, or build the engine with a smaller -b"
-        ) from e
+        )
