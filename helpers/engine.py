@@ -133,6 +133,7 @@ def build_tensorrt(weights: BertWeights, config: BertConfig, options: BuildOptio
 
     settings = builder.create_builder_config()
     tensorrt_.set_optimization_level(settings, OPTIMIZATION_LEVEL)
+    tensorrt_.share_profiles(settings)
     settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * MIB)
     if options.fp16:
         settings.set_flag(trt.BuilderFlag.FP16)

@@ -91,6 +91,13 @@ def set_optimization_level(settings: Any, level: int) -> None:
         settings.builder_optimization_level = level
 
 
+def share_profiles(settings: Any) -> None:
+    """Lets several execution contexts use one optimization profile, which CUDA graphs and threads do; from TensorRT 8.6."""
+    features = getattr(load(), "PreviewFeature", None)
+    if hasattr(features, "PROFILE_SHARING_0806"):
+        settings.set_preview_feature(features.PROFILE_SHARING_0806, True)
+
+
 def complaint() -> str:
     """What TensorRT complained about since the last call, in one line."""
     errors, logger().errors = logger().errors, []

@@ -118,11 +118,9 @@ class OnnxGraph(Graph[str]):
         zeros = self._constant(f"{name}.weight.zero_point", np.zeros(len(scale)), np.int8)
         return self._node("DequantizeLinear", [stored, scales, zeros], f"{name}.weight.rounded", axis=1)
 
-    def _attend(self, qkv: str, name: str) -> str:
-        """Self-attention over [B, S, 3·N·D]; `_mask` has been made by `embeddings`."""
-        split = self._node(
-            "Reshape", [self._rounded(qkv), self._shape([0, 0, 3, self.num_heads, self.head_size])], f"{name}.heads"
-        )
+    def _attend(self, qkv: str, name: str, context: str) -> str:
+        """Self-attention over [B, S, 3·N·D], named `context`; `_mask` has been made by `embeddings`."""
+        split = self._node("Reshape", [qkv, self._shape([0, 0, 3, self.num_heads, self.head_size])], f"{name}.heads")
         stacked = self._node("Transpose", [split], f"{name}.stacked", perm=[2, 0, 3, 1, 4])
         # One view each, [B, N, S, D]; the key comes transposed, [B, N, D, S].
         query, key, value = (
@@ -134,9 +132,9 @@ class OnnxGraph(Graph[str]):
         scores = self._node("MatMul", [query, key], f"{name}.scores")
         masked = self._node("Add", [scores, self._mask], f"{name}.masked")
         probabilities = self._node("Softmax", [masked], f"{name}.probabilities", axis=-1)
-        context = self._node("MatMul", [self._rounded(probabilities), value], f"{name}.context_by_head")
-        joined = self._node("Transpose", [context], f"{name}.joined", perm=[0, 2, 1, 3])
-        return self._node("Reshape", [joined, self._shape([0, 0, self.num_heads * self.head_size])], name)
+        by_head = self._node("MatMul", [self._rounded(probabilities), value], f"{name}.context_by_head")
+        joined = self._node("Transpose", [by_head], f"{name}.joined", perm=[0, 2, 1, 3])
+        return self._node("Reshape", [joined, self._shape([0, 0, self.num_heads * self.head_size])], context)
 
     def skip_layer_norm(self, x: str, residual: str, norm: LayerNorm, name: str) -> tuple[str, str]:
         total = self._node("Add", [self._rounded(x), residual], f"{name}.sum")
@@ -158,7 +156,7 @@ class PaddedOnnxGraph(OnnxGraph):
         return self._embed(weights, self._node("Slice", [table, self._shape([0]), length], f"{name}.positions"), name)
 
     def attention(self, qkv: str, name: str) -> str:
-        return self._attend(qkv, name)
+        return self._attend(self._rounded(qkv), name, name)
 
     def logits(self, x: str) -> None:
         self._node("Identity", [x], "logits")
@@ -205,8 +203,8 @@ class PackedOnnxGraph(OnnxGraph):
         return self._embed(weights, self._node("Gather", [table, position], f"{name}.positions"), name)
 
     def attention(self, qkv: str, name: str) -> str:
-        unpacked = self._node("Gather", [qkv, self._unpacked], f"{name}.unpacked")
-        context = self._attend(unpacked, f"{name}.padded")
+        unpacked = self._node("Gather", [self._rounded(qkv), self._unpacked], f"{name}.unpacked")
+        context = self._attend(unpacked, name, f"{name}.padded")
         rows = self._shape([-1, self.num_heads * self.head_size])
         return self._node("Gather", [self._node("Reshape", [context, rows], f"{name}.rows"), self._packed], name)
 
