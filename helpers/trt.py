@@ -94,7 +94,7 @@ def set_optimization_level(settings: Any, level: int) -> None:
 def share_profiles(settings: Any) -> None:
     """Lets several execution contexts use one optimization profile, which CUDA graphs and threads do; from TensorRT 8.6."""
     features = getattr(load(), "PreviewFeature", None)
-    if hasattr(features, "PROFILE_SHARING_0806"):
+    if features and hasattr(features, "PROFILE_SHARING_0806"):
         settings.set_preview_feature(features.PROFILE_SHARING_0806, True)
 
 
