@@ -16,7 +16,7 @@ from helpers.errors import InputError
 from helpers.files import write_bytes, write_json
 from helpers.graphs import Int8
 from helpers.sessions import Session
-from helpers.sessions.layouts import LENGTH_CLASSES, Padded, Profile
+from helpers.sessions.layouts import Padded, Profile
 from helpers.transforms import pad_heads
 from helpers.weights import BertWeights
 
@@ -25,8 +25,12 @@ OPTIMIZATION_LEVEL = 3
 
 # What NVIDIA's BERT plugins have fast kernels for (docs/design.md).
 FUSED_HEAD_SIZE = 64
-FUSED_LENGTHS = (64, 96, 128, 384, 512)  # padded attention in float16; other lengths are computed unfused
-FUSED_LENGTHS_INT8 = (128, 384, 512)  # padded attention in int8, which has no other way
+FUSED_LENGTHS = (64, 96, 128, 384)  # padded attention in float16; other lengths are computed unfused
+FUSED_LENGTHS_INT8 = (128, 384)  # padded attention in int8, which has no other way
+PACKED_LONGEST = 384
+# There are fused kernels for 512 as well, but the embedding plugin makes no mask that they can read: the logits are
+# wrong (measured in docs/benchmarks.md; https://github.com/NVIDIA/TensorRT/issues/2948).
+BROKEN_LENGTH = 512
 INT8_HIDDEN_SIZES = (768, 1024)  # skip-layernorm in int8
 
 BACKENDS = ("auto", "tensorrt", "onnxruntime")
@@ -210,7 +214,10 @@ def check_kernels(options: BuildOptions, hidden_size: int, head_size: int, warn:
         need(options.fp16, "packed engines need float16 on TensorRT: add --fp16")
         need(capability >= (7, 2), f"packed engines need compute capability 7.2, {name} has less: use builder.py")
         need(head_size == FUSED_HEAD_SIZE, f"packed engines need heads of at most 64, not {head_size}: use builder.py")
-        need(lengths[-1] <= LENGTH_CLASSES[-1], f"packed engines take sequences of up to 512 tokens, not {lengths[-1]}: lower -s")
+        need(
+            lengths[-1] <= PACKED_LONGEST,
+            f"packed engines on TensorRT take sequences of up to {PACKED_LONGEST} tokens, not {lengths[-1]}: lower -s",
+        )
     if int8_attention:
         need(capability >= (7, 5), f"int8 attention (-imh) needs compute capability 7.5, {name} has less: leave it out")
         need(head_size == FUSED_HEAD_SIZE, f"int8 attention (-imh) needs heads of at most 64, not {head_size}: leave it out")
@@ -223,6 +230,10 @@ def check_kernels(options: BuildOptions, hidden_size: int, head_size: int, warn:
         )
     if options.packed:
         return
+    need(
+        BROKEN_LENGTH not in lengths or not (options.fp16 or int8_attention),
+        "NVIDIA's attention plugin gives wrong logits at sequence length 512 in float16 and int8: use 384, or 511 (slower)",
+    )
 
     fused = FUSED_LENGTHS_INT8 if int8_attention else FUSED_LENGTHS
     slow = [length for length in lengths if length not in fused]
@@ -242,7 +253,8 @@ def read_timing_cache(settings: Any, path: Path, warn: Callable[[str], None]) ->
     try:
         # A file that is no timing cache gives an empty one; one of another version or GPU is refused.
         cache = settings.create_timing_cache(blob)
-        read = not blob or bytes(cache.serialize()) != bytes(empty.serialize())
+        nothing = bytes(empty.serialize())
+        read = blob in (b"", nothing) or bytes(cache.serialize()) != nothing
         usable = read and settings.set_timing_cache(cache, ignore_mismatch=False)
     except (AttributeError, RuntimeError):
         usable = False

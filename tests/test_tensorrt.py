@@ -96,7 +96,7 @@ def error(session: Session, reference: Session, batches: list[Batch]) -> float:
 
 @pytest.mark.parametrize("config", [WIDE, NARROW], ids=["heads64", "heads32"])
 @pytest.mark.parametrize("fp16, bound", [(False, 1e-4), (True, 2e-2)], ids=["float32", "float16"])
-@pytest.mark.parametrize("length", [64, 128, 200], ids=str)
+@pytest.mark.parametrize("length", [96, 200, 384], ids=str)
 def test_logits_equal_onnxruntime(engines: Engines, config: BertConfig, fp16: bool, bound: float, length: int) -> None:
     warnings: list[str] = []
     path = engines.build(config, [Profile(4, length)], warnings, fp16)
@@ -119,11 +119,11 @@ def test_several_profiles_in_one_engine(engines: Engines, fp16: bool, bound: flo
 
 @pytest.mark.parametrize("config", [WIDE, NARROW], ids=["heads64", "heads32"])
 def test_packed_equals_onnxruntime(engines: Engines, config: BertConfig) -> None:
-    profiles = [Profile(2, 512), Profile(8, 512)]
+    profiles = [Profile(2, 384), Profile(8, 384)]
     session = engine.open_session(engines.build(config, profiles, [], fp16=True, packed=True), "tensorrt", None)
     assert isinstance(session.layout, Packed)
     assert session.layout.profiles == profiles
-    lengths = [[512] * 8, [1], [1] * 64, [64] * 64, [512, 1, 300], [5, 77, 130, 64, 65], [512] * 2, [200, 300, 12]]
+    lengths = [[384] * 8, [1], [1] * 48, [64] * 48, [384, 1, 300], [5, 77, 130, 64, 65], [384] * 2, [200, 257, 12]]
     batches = [random_batch(each, max(each), 200, seed) for seed, each in enumerate(lengths)]
     assert error(session, engines.reference(config), batches) < 2e-2
 
@@ -175,14 +175,27 @@ def test_int8_is_close_to_float32(
 
 
 def test_packed_refuses_what_does_not_fit(engines: Engines) -> None:
-    session = engine.open_session(engines.build(WIDE, [Profile(2, 512), Profile(8, 512)], [], True, packed=True), "auto", None)
+    session = engine.open_session(engines.build(WIDE, [Profile(2, 384), Profile(8, 384)], [], True, packed=True), "auto", None)
     for lengths, message in (
-        ([512] * 9, "9 sequences of 4608 tokens"),
-        ([1] * 65, "65 sequences of 65 tokens"),
-        ([513], "1 sequences of 513 tokens, the longest of 513, do not fit the engine"),
+        ([384] * 9, "9 sequences of 3456 tokens"),
+        ([1] * 49, "49 sequences of 49 tokens"),
+        ([385], "1 sequences of 385 tokens, the longest of 385, do not fit the engine"),
     ):
         with pytest.raises(InputError, match=message):
             list(session.stream([random_batch(lengths, max(lengths), 200, 0)]))
+
+
+def test_length_512_in_float32_and_511_in_float16(engines: Engines) -> None:
+    for length, fp16, bound in ((512, False, 1e-4), (511, True, 2e-2)):
+        session = engine.open_session(engines.build(WIDE, [Profile(2, length)], [], fp16), "tensorrt", None)
+        assert error(session, engines.reference(WIDE), [ragged(2, length, 1)]) < bound
+
+
+@pytest.mark.parametrize("packed, message", [(False, "wrong logits at sequence length 512"), (True, "up to 384 tokens, not 512")])
+def test_length_512_in_float16_is_refused(packed: bool, message: str) -> None:
+    options = BuildOptions([Profile(1, 512)], packed=packed, fp16=True)
+    with pytest.raises(InputError, match=message):
+        engine.build(lively(WIDE), WIDE, "tensorrt", options, print)
 
 
 def test_packed_needs_float16() -> None:

@@ -16,6 +16,7 @@ from helpers.sessions import Session
 from helpers.sessions.layouts import Layout, Packed, Padded, Profile
 from helpers.windows import Batch
 
+RESERVE = 256 << 20  # bytes of GPU memory for kernels, cuBLAS and what plugins take for themselves
 DEPTH = 3  # batches under way at once: one computes, the next is copied in, the one before is copied out and read
 
 
@@ -29,7 +30,7 @@ class TensorRTSession(Session):
         self.trt, self.cuda = tensorrt_.load(), tensorrt_.cuda()
         self.version, self.device = self.trt.__version__, tensorrt_.gpu()[0]
         # Some plugins abort the process where memory for their weights runs out, so that is found out before.
-        check_memory(self.cuda, path.stat().st_size, "the engine's weights")
+        check_memory(self.cuda, path.stat().st_size + RESERVE, "the engine's weights and kernels")
         engine = self.trt.Runtime(tensorrt_.logger()).deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             raise InputError(f"engine {path} cannot be loaded, build it again: {tensorrt_.complaint()}")
