@@ -78,6 +78,8 @@ def build(
     int8 = None
     if args.int8:
         found = find_ranges(args, weights, config, longest, tokenization.Tokenizer(vocab, lower_case))
+        if backend == "onnxruntime" and not weights.ranges:  # nothing was trained to be rounded: round only what pays
+            found = ranges.of_projections(found)
         flags = (True, True, False) if packed else (args.force_int8_multihead, args.force_int8_skipln, args.force_fc2_gemm)
         int8 = Int8(found, *flags)
     options = engine.BuildOptions(

@@ -20,12 +20,14 @@ from helpers.bert import bert_qa
 from helpers.config import BertConfig
 from helpers.errors import InputError
 from helpers.files import write_json
-from helpers.ranges import PROBABILITIES, quantizers
+from helpers.ranges import PROBABILITIES, is_added, quantizers
 from helpers.tokenization import Tokenizer
 from helpers.weights import BertWeights
 from helpers.windows import Batch, Encoded, fill
 
-QUANTILE = 0.9999  # of a tensor's absolute values in a window; docs/benchmarks.md has what others give
+# Of a tensor's absolute values in a window, averaged over windows; docs/benchmarks.md has what else was tried. What is
+# added to a residual has a few values far beyond all others, which are better cut off.
+QUANTILE, ADDED_QUANTILE = 1.0, 0.99999
 
 
 def windows(path: Path, count: int, sequence_length: int, tokenizer: Tokenizer) -> list[Batch]:
@@ -39,18 +41,8 @@ def windows(path: Path, count: int, sequence_length: int, tokenizer: Tokenizer) 
     return [fill(encoded, [window], window.length) for window in chosen]
 
 
-def calibrate(
-    weights: BertWeights,
-    config: BertConfig,
-    batches: Iterable[Batch],
-    quantile: float = QUANTILE,
-) -> dict[str, float]:
-    """The range of each tensor that int8 needs, by the network's names: a quantile a window, averaged over windows.
-
-    Args:
-        batches: windows without padding.
-        quantile: of the absolute values; 1 is their maximum, of all windows.
-    """
+def calibrate(weights: BertWeights, config: BertConfig, batches: Iterable[Batch]) -> dict[str, float]:
+    """The range of each tensor that int8 needs, by the network's names. `batches` are windows without padding."""
     import onnxruntime
 
     from helpers.graphs.onnx import PaddedOnnxGraph
@@ -63,23 +55,27 @@ def calibrate(
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
     session = onnxruntime.InferenceSession(graph.model({}), settings, providers=["CPUExecutionProvider"])
+
     found: list[list[float]] = []
     for batch in batches:
         values = [np.abs(value).ravel() for value in session.run(names, batch._asdict())]
-        ranks = [int(quantile * (value.size - 1)) for value in values]
-        found.append([float(np.partition(value, rank)[rank]) for value, rank in zip(values, ranks)])
-    table = np.array(found)
-    ranges = table.max(0) if quantile == 1 else table.mean(0)
-    # A probability may always be 1, and rarely is: its quantile would cut off every decided attention.
+        found.append([quantile(value, ADDED_QUANTILE if is_added(n) else QUANTILE) for n, value in zip(names, values)])
+    # A probability may always be 1, and rarely is: what was seen would cut off every decided attention.
     return {
-        name: 1.0 if name.endswith(PROBABILITIES) else max(float(amax), np.finfo(np.float32).tiny)
-        for name, amax in zip(names, ranges)
+        name: 1.0 if name.endswith(PROBABILITIES) else max(float(amax), float(np.finfo(np.float32).tiny))
+        for name, amax in zip(names, np.mean(found, 0))
     }
+
+
+def quantile(values: np.ndarray, fraction: float) -> float:
+    """The value that `fraction` of `values` [n] do not exceed."""
+    rank = int(fraction * (values.size - 1))
+    return float(values.max() if fraction == 1 else np.partition(values, rank)[rank])
 
 
 def stamp(weights: BertWeights, batches: Sequence[Batch]) -> str:
     """What a calibration depends on, in one number: the model, the text and its windows, the method."""
-    digest = hashlib.sha256(repr(QUANTILE).encode())
+    digest = hashlib.sha256(repr((QUANTILE, ADDED_QUANTILE)).encode())
     for array in weights.tensors().values():
         digest.update(np.ascontiguousarray(array).data)
     for batch in batches:
@@ -105,4 +101,4 @@ def read_cache(path: Path, expected: str, warn: Callable[[str], None]) -> dict[s
 
 def write_cache(path: Path, ranges: dict[str, float], computed_for: str) -> None:
     """Writes ranges and their stamp atomically."""
-    write_json(path, {"stamp": computed_for, "quantile": QUANTILE, "ranges": ranges})
+    write_json(path, {"stamp": computed_for, "ranges": ranges})

@@ -47,3 +47,14 @@ def from_checkpoint(ranges: Mapping[str, float], num_layers: int) -> dict[str, f
             + ", ".join(f"{name}._amax" for name in missing)
         )
     return {tensor: max(ranges[name] for name in names) for tensor, names in wanted.items()}
+
+
+def is_added(name: str) -> bool:
+    """Whether a tensor is added to a residual: the output of an attention's or feed-forward's last projection."""
+    return name.endswith(".output.dense")
+
+
+def of_projections(ranges: Mapping[str, float]) -> dict[str, float]:
+    """Only the ranges of what projections read: those of attention's own products and of additions left out."""
+    other = ("attention.self.qkv", PROBABILITIES)
+    return {name: amax for name, amax in ranges.items() if not is_added(name) and not name.endswith(other)}
