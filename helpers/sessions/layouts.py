@@ -120,10 +120,10 @@ class Padded(Layout):
         batches: list[tuple[Sequence[int], int]] = []
         at = 0
         while at < len(order):
-            length = lengths[order[at]]
-            if not self.any_length:
-                length = min(p.sequence_length for p in self.profiles if p.sequence_length >= length)
-            size = min(self.max_batch_size(length), batch_size or len(order))
+            fitting = [p for p in self.profiles if p.sequence_length >= lengths[order[at]]]
+            length = lengths[order[at]] if self.any_length else min(p.sequence_length for p in fitting)
+            largest = max(p.batch_size for p in fitting if self.any_length or p.sequence_length == length)
+            size = min(largest, batch_size or len(order))
             batches.append((order[at : at + size], length))
             at += size
         return batches
