@@ -34,11 +34,8 @@ class Graph(ABC, Generic[Tensor]):
     qkv_by_head: bool  # rows of the fused projection: [N, 3, D] where True, else [3, N, D]
 
     @abstractmethod
-    def embeddings(self, weights: Embeddings, name: str) -> tuple[Tensor, Tensor]:
-        """Adds the inputs; gives LayerNorm(word + position + segment embeddings), and the first residual.
-
-        Keeps the mask for `attention`.
-        """
+    def embeddings(self, weights: Embeddings, name: str) -> Tensor:
+        """Adds the inputs; LayerNorm(word + position + segment embeddings). Keeps the mask for `attention`."""
 
     @abstractmethod
     def linear(self, x: Tensor, weights: Linear, name: str) -> Tensor:
@@ -49,8 +46,8 @@ class Graph(ABC, Generic[Tensor]):
         """Multi-head self-attention over the fused projection of width 3·N·D; gives N·D channels."""
 
     @abstractmethod
-    def skip_layer_norm(self, x: Tensor, residual: Tensor, norm: LayerNorm, name: str) -> tuple[Tensor, Tensor]:
-        """LayerNorm(x + residual), and the next residual: the same, or x + residual in Megatron's BERT."""
+    def skip_layer_norm(self, x: Tensor, residual: Tensor, norm: LayerNorm, name: str) -> Tensor:
+        """LayerNorm(x + residual)."""
 
     @abstractmethod
     def gelu(self, x: Tensor, name: str) -> Tensor:

@@ -22,16 +22,8 @@ class OnnxGraph(Graph[str]):
     qkv_by_head = False
     _mask: str
 
-    def __init__(
-        self,
-        num_heads: int,
-        head_size: int,
-        layer_norm_eps: float,
-        int8: Int8 | None = None,
-        megatron: bool = False,
-    ) -> None:
+    def __init__(self, num_heads: int, head_size: int, layer_norm_eps: float, int8: Int8 | None = None) -> None:
         self.num_heads, self.head_size, self.layer_norm_eps = num_heads, head_size, layer_norm_eps
-        self.megatron = megatron
         self.ranges = int8.ranges if int8 else {}
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
@@ -64,11 +56,9 @@ class OnnxGraph(Graph[str]):
     def _shape(self, dims: Sequence[int]) -> str:
         return self._constant("ints_" + "_".join(map(str, dims)), dims, np.int64)
 
-    def _normed(self, x: str, norm: LayerNorm, name: str) -> tuple[str, str]:
-        """LayerNorm(x), and the residual that travels on."""
+    def _norm(self, x: str, norm: LayerNorm, name: str) -> str:
         gamma, beta = self._constant(f"{name}.gamma", norm.gamma), self._constant(f"{name}.beta", norm.beta)
-        normed = self._node("LayerNormalization", [x, gamma, beta], name, axis=-1, epsilon=self.layer_norm_eps)
-        return normed, x if self.megatron else normed
+        return self._node("LayerNormalization", [x, gamma, beta], name, axis=-1, epsilon=self.layer_norm_eps)
 
     def _input(self, name: str, dims: Sequence[str]) -> str:
         self._inputs.append(helper.make_tensor_value_info(name, TensorProto.INT32, dims))
@@ -77,14 +67,14 @@ class OnnxGraph(Graph[str]):
     def _output(self, name: str, dims: Sequence[str | int | None]) -> None:
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, dims))
 
-    def _embed(self, weights: Embeddings, positions: str, name: str) -> tuple[str, str]:
+    def _embed(self, weights: Embeddings, positions: str, name: str) -> str:
         """The normalised sum of embeddings; `positions` names the position embeddings, shaped to be added."""
         word = self._constant(f"{name}.word_embeddings.weight", weights.word)
         token_type = self._constant(f"{name}.token_type_embeddings.weight", weights.token_type)
         words = self._node("Gather", [word, "input_ids"], f"{name}.words")
         segments = self._node("Gather", [token_type, "segment_ids"], f"{name}.segments")
         total = self._node("Add", [self._node("Add", [words, segments], f"{name}.typed"), positions], f"{name}.sum")
-        return self._normed(total, weights.norm, name)
+        return self._norm(total, weights.norm, name)
 
     def _mask_bias(self, present: str) -> str:
         """What is added to scores [B, N, S, S]: 0 for a token, a number that no score outweighs for padding."""
@@ -136,9 +126,9 @@ class OnnxGraph(Graph[str]):
         joined = self._node("Transpose", [by_head], f"{name}.joined", perm=[0, 2, 1, 3])
         return self._node("Reshape", [joined, self._shape([0, 0, self.num_heads * self.head_size])], context)
 
-    def skip_layer_norm(self, x: str, residual: str, norm: LayerNorm, name: str) -> tuple[str, str]:
+    def skip_layer_norm(self, x: str, residual: str, norm: LayerNorm, name: str) -> str:
         total = self._node("Add", [self._rounded(x), residual], f"{name}.sum")
-        return self._normed(total, norm, name)
+        return self._norm(total, norm, name)
 
     def gelu(self, x: str, name: str) -> str:
         return self._node("Gelu", [x], name, approximate="tanh")
@@ -147,7 +137,7 @@ class OnnxGraph(Graph[str]):
 class PaddedOnnxGraph(OnnxGraph):
     """Inputs [B, S], output logits [B, S, 2]; tensors are [B, S, channels]."""
 
-    def embeddings(self, weights: Embeddings, name: str) -> tuple[str, str]:
+    def embeddings(self, weights: Embeddings, name: str) -> str:
         for entry in ("input_ids", "segment_ids", "input_mask"):
             self._input(entry, ["batch", "sequence"])
         table = self._constant(f"{name}.position_embeddings.weight", weights.position)
@@ -169,7 +159,7 @@ class PackedOnnxGraph(OnnxGraph):
     Only attention unpacks the sequences, to [B, M, channels] with M the longest, so nothing else computes on padding.
     """
 
-    def embeddings(self, weights: Embeddings, name: str) -> tuple[str, str]:
+    def embeddings(self, weights: Embeddings, name: str) -> str:
         for entry in ("input_ids", "segment_ids"):
             self._input(entry, ["tokens"])
         self._input("cu_seqlens", ["bounds"])

@@ -99,12 +99,14 @@ class TensorRTGraph(Graph[Any]):
             layer.set_output_type(0, self.dtypes[reader if in_int8 else self.base])
         return self._named(layer.get_output(0), name)
 
-    def skip_layer_norm(self, x: Any, residual: Any, norm: LayerNorm, name: str) -> tuple[Any, Any]:
-        fields = {"ld": len(norm.gamma), "type_id": self.norm_type, "beta": norm.beta, "gamma": norm.gamma}
+    def skip_layer_norm(self, x: Any, residual: Any, norm: LayerNorm, name: str) -> Any:
+        fields = {"beta": norm.beta, "gamma": norm.gamma, **self._norm_fields(len(norm.gamma))}
         version = self.skip_layer_norm_version
         layer = plugins.add(self.network, "CustomSkipLayerNormPluginDynamic", version, fields, [x, residual], name)
-        normed = self._named(layer.get_output(0), name)
-        return normed, normed
+        return self._named(layer.get_output(0), name)
+
+    def _norm_fields(self, width: int) -> dict[str, int]:
+        return {"ld": width, "type_id": self.norm_type}
 
     def gelu(self, x: Any, name: str) -> Any:
         """x/2 · (1 + tanh(sqrt(2/π) · (x + 0.044715 x³))), a chain that TensorRT fuses into the projection before it.
@@ -145,14 +147,13 @@ class PaddedGraph(TensorRTGraph):
 
     skip_layer_norm_version = "1"
 
-    def embeddings(self, weights: Embeddings, name: str) -> tuple[Any, Any]:
+    def embeddings(self, weights: Embeddings, name: str) -> Any:
         inputs = [
             self._transposed(self.network.add_input(entry, self.trt.int32, (-1, -1)), (1, 0), f"{entry}_by_token")
             for entry in Padded.inputs
         ]
         layer = self._embed(weights, "1", inputs, {"mha_type_id": self.attention_type}, name)
-        x = self._named(layer.get_output(0), name)
-        return x, x
+        return self._named(layer.get_output(0), name)
 
     def attention(self, qkv: Any, name: str) -> Any:
         return self._attend("1", [qkv, self._mask], {}, name)
@@ -166,12 +167,11 @@ class PackedGraph(TensorRTGraph):
 
     skip_layer_norm_version = "2"
 
-    def embeddings(self, weights: Embeddings, name: str) -> tuple[Any, Any]:
+    def embeddings(self, weights: Embeddings, name: str) -> Any:
         inputs = [self.network.add_input(entry, self.trt.int32, (-1,)) for entry in Packed.inputs]
         self._bounds = inputs[2:]  # cu_seqlens, max_seqlen
         layer = self._embed(weights, "2", inputs, {}, name)
-        x = self._named(layer.get_output(0), name)
-        return x, x
+        return self._named(layer.get_output(0), name)
 
     def attention(self, qkv: Any, name: str) -> Any:
         return self._attend("2", [qkv, self._mask, *self._bounds], {"var_seqlen": 1}, name)
@@ -187,10 +187,9 @@ class InterleavedGraph(PackedGraph):
     channels_first = True
     skip_layer_norm_version = "3"
 
-    def embeddings(self, weights: Embeddings, name: str) -> tuple[Any, Any]:
-        by_token, _ = super().embeddings(weights, f"{name}.by_token")
-        x = self._named(self._transposed(by_token, (2, 1, 0, 3), f"{name}.interleaved"), name)
-        return x, x
+    def embeddings(self, weights: Embeddings, name: str) -> Any:
+        by_token = super().embeddings(weights, f"{name}.by_token")
+        return self._named(self._transposed(by_token, (2, 1, 0, 3), f"{name}.interleaved"), name)
 
     def attention(self, qkv: Any, name: str) -> Any:
         assert self.int8 is not None
@@ -203,12 +202,8 @@ class InterleavedGraph(PackedGraph):
         layer = plugins.add(self.network, "CustomQKVToContextPluginDynamic", "3", fields, inputs, name)
         return self._named(layer.get_output(0), name)
 
-    def skip_layer_norm(self, x: Any, residual: Any, norm: LayerNorm, name: str) -> tuple[Any, Any]:
-        fields = {"beta": norm.beta, "gamma": norm.gamma}
-        version = self.skip_layer_norm_version
-        layer = plugins.add(self.network, "CustomSkipLayerNormPluginDynamic", version, fields, [x, residual], name)
-        normed = self._named(layer.get_output(0), name)
-        return normed, normed
+    def _norm_fields(self, width: int) -> dict[str, int]:
+        return {}  # its type and layout are fixed
 
     def logits(self, x: Any) -> None:
         self._output(x, (1, 2, 0, 3))
