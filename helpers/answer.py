@@ -80,7 +80,8 @@ def encode(
 
 def run(session: Session, encoded: Encoded, batch_size: int | None = None) -> Iterator[tuple[Sequence[int], np.ndarray]]:
     """Runs every window; yields the windows' indexes and logits [B, S, 2] batch by batch, in the session's order."""
-    batches = session.layout.schedule([window.length for window in encoded.windows], batch_size)
+    # The shortest first: most questions have one window, and are answered early.
+    batches = session.layout.schedule([window.length for window in encoded.windows], batch_size)[::-1]
     filled = (fill(encoded, [encoded.windows[i] for i in indexes], length) for indexes, length in batches)
     return zip((indexes for indexes, _ in batches), session.stream(filled))
 

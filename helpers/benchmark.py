@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-i", "--iterations", type=cli.positive, default=200, help="timed runs a batch size")
     add("-w", "--warm-up-runs", type=cli.not_negative, default=10, help="runs before the clock starts")
     add("-d", "--duration", type=float, default=0.0, help="least seconds a batch size")
-    add("-r", "--random-seed", type=int, default=12345, help="seed of the input tokens")
+    add("-r", "--random-seed", type=cli.not_negative, default=12345, help="seed of the input tokens")
     add("--lengths", metavar="FILE|squad", help="sequences of these lengths: a file of numbers, or the windows of a SQuAD file")
     add("--json", type=Path, help="write the figures to this file, with device, versions and engine")
 
@@ -57,6 +57,9 @@ def read_lengths(name: str, sequence_length: int, description: engine.Descriptio
     if path.suffix == ".json":
         if not path.exists() and name == "squad":
             raise InputError(f"{path} does not exist: fetch it with scripts/download_squad.sh, or name a file of lengths")
+        if description is None:
+            raise InputError(f"the engine has no description, which would name the vocabulary for {path}: give a file of lengths")
+
         passages, questions = squad.read(path)
         tokenizer = inference.make_tokenizer(None, description)
         options = answer.Options(sequence_length)
@@ -113,12 +116,13 @@ def run(args: argparse.Namespace, open_session: Callable[..., Session]) -> None:
     if longest > layout.max_sequence_length:
         raise InputError(f"sequence length {longest} is above the engine's, {layout.max_sequence_length}: lower -s")
     lengths = read_lengths(args.lengths, longest, description) if args.lengths else None
-    vocab_size = description.vocab_size if description else VOCAB_SIZE
+    vocab_size = description.vocab_size if description else session.vocab_size or VOCAB_SIZE
+    sizes = args.batch_size or [layout.max_batch_size(longest) if lengths else 1]
+    if max(sizes) > layout.max_batch_size(longest):
+        raise InputError(f"batch size {max(sizes)} is above the engine's largest, {layout.max_batch_size(longest)}: lower -b")
 
     rows: list[dict[str, Any]] = []
-    for size in args.batch_size or [layout.max_batch_size(longest) if lengths else 1]:
-        if size > layout.max_batch_size(longest):
-            raise InputError(f"batch size {size} is above the engine's largest, {layout.max_batch_size(longest)}: lower -b")
+    for size in sizes:
         seen = lengths or [longest] * size
         batches = layout.schedule(seen, size if args.batch_size else None)
         if not lengths and batches[0][1] != longest:

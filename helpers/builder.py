@@ -119,7 +119,7 @@ def find_ranges(
             "or take a checkpoint with activation ranges"
         )
     batches = calibrator.windows(args.squad_json, args.calib_num, sequence_length, tokenizer)
-    computed_for = calibrator.stamp(weights, batches)
+    computed_for = calibrator.stamp(weights, config, batches)
     if args.calib_path:
         cached = calibrator.read_cache(args.calib_path, computed_for, cli.warn)
         if cached:

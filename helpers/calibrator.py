@@ -73,9 +73,9 @@ def quantile(values: np.ndarray, fraction: float) -> float:
     return float(values.max() if fraction == 1 else np.partition(values, rank)[rank])
 
 
-def stamp(weights: BertWeights, batches: Sequence[Batch]) -> str:
+def stamp(weights: BertWeights, config: BertConfig, batches: Sequence[Batch]) -> str:
     """What a calibration depends on, in one number: the model, the text and its windows, the method."""
-    digest = hashlib.sha256(repr((QUANTILE, ADDED_QUANTILE)).encode())
+    digest = hashlib.sha256(repr((config, QUANTILE, ADDED_QUANTILE)).encode())
     for array in weights.tensors().values():
         digest.update(np.ascontiguousarray(array).data)
     for batch in batches:

@@ -6,6 +6,7 @@ import argparse
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +17,26 @@ from helpers.engine import BACKENDS
 from helpers.errors import InputError
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds a default to the help of each flag that has one and does not tell it itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or "(default: " in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line `error: …`."""
 
     def __init__(self, description: str | None) -> None:
-        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+        super().__init__(description=description, formatter_class=Help, allow_abbrev=False)
         self.add_argument("--version", action="version", version=__version__)
         self.add_argument("--verbose", action="store_true", help="detailed log, and tracebacks of errors")
+
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        """No abbreviations, of flags with one dash neither: -t must not become -tcf."""
+        return [found for found in super()._get_option_tuples(option_string) if option_string.startswith(found[1])]
 
     def error(self, message: str) -> NoReturn:
         print(f"error: {message}", file=sys.stderr)
@@ -44,7 +58,7 @@ def main(command: Callable[[list[str]], None]) -> NoReturn:
         code = 1
     except Exception as e:
         if "--verbose" in arguments:
-            raise
+            traceback.print_exc()
         text = " ".join(str(e).split()) or type(e).__name__
         print(f"error: {text}" if isinstance(e, InputError) else f"error: {type(e).__name__}: {text}", file=sys.stderr)
         code = 2 if isinstance(e, InputError) else 1

@@ -115,7 +115,7 @@ def build_onnx(weights: BertWeights, config: BertConfig, options: BuildOptions) 
     kind = PackedOnnxGraph if options.packed else PaddedOnnxGraph
     graph = kind(heads, weights.head_size(heads), config.layer_norm_eps, options.int8)
     bert_qa(graph, weights)
-    return graph.model({"profiles": json.dumps(options.profiles)})
+    return graph.model({"profiles": json.dumps(options.profiles), "vocab_size": str(config.vocab_size)})
 
 
 def build_tensorrt(weights: BertWeights, config: BertConfig, options: BuildOptions, warn: Callable[[str], None]) -> bytes:
@@ -299,7 +299,7 @@ def new_description(
 
 
 def description_path(engine: Path) -> Path:
-    return engine.with_name(engine.name + ".json")
+    return Path(f"{engine}.json")
 
 
 def save(engine: Path, blob: bytes, description: Description) -> None:

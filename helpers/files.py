@@ -18,7 +18,8 @@ def check_writable(path: Path) -> None:
         if path.is_dir():
             raise InputError(f"output {path} is a folder: name a file")
         if not path.parent.is_dir():
-            raise InputError(f"output folder {path.parent} does not exist: create it first")
+            missing = "is not a folder" if path.parent.exists() else "does not exist: create it first"
+            raise InputError(f"output folder {path.parent} {missing}")
         with tempfile.TemporaryFile(dir=path.parent):
             pass
         if path.exists() and not os.access(path, os.W_OK):

@@ -54,6 +54,7 @@ def run(parser: cli.Parser, args: argparse.Namespace, open_session: Callable[...
         passages = [text_of(parser, args, "passage")]
         asked = text_of(parser, args, "question") if args.question is not None or args.question_file else None
 
+    engine.recognise(args.engine)  # before what is beside it is blamed
     description = engine.describe(args.engine)
     tokenizer = make_tokenizer(args.vocab_file, description)
     session = open_session(args.engine, args.backend, description)
@@ -155,7 +156,8 @@ def ranked(args: argparse.Namespace, found: Answer) -> list[dict[str, Any]]:
 
 def prediction_files(predictions: Path) -> tuple[Path, Path, Path]:
     """Predictions, n-best lists, and (SQuAD 2.0) how much better no answer scores than the best one."""
-    return predictions, *(predictions.with_name(f"{kind}_{predictions.name}") for kind in ("nbest", "null_odds"))  # type: ignore[return-value]
+    beside = (predictions.parent / f"{kind}_{predictions.name}" for kind in ("nbest", "null_odds"))
+    return predictions, *beside  # type: ignore[return-value]
 
 
 def score(

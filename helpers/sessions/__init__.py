@@ -19,6 +19,7 @@ class Session(ABC):
     version: str
     device: str
     layout: Layout
+    vocab_size: int | None = None  # rows of the word embedding, where the engine itself tells
 
     @abstractmethod
     def stream(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:

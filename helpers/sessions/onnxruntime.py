@@ -27,11 +27,15 @@ class OnnxRuntimeSession(Session):
     def __init__(self, path: Path) -> None:
         """Loads an engine that a builder wrote. Raises InputError where the file is not one."""
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors reach us as exceptions
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            metadata = self._session.get_modelmeta().custom_metadata_map["profiles"]
-            profiles = [Profile(*profile) for profile in json.loads(metadata)]
+            # That fusion makes Gemm of the products of a packed engine, which int8 then does not reach.
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=["MatMulAddFusion"]
+            )
+            metadata = self._session.get_modelmeta().custom_metadata_map
+            profiles = [Profile(*profile) for profile in json.loads(metadata["profiles"])]
+            self.vocab_size = int(metadata["vocab_size"]) if "vocab_size" in metadata else None
             packed = "cu_seqlens" in {entry.name for entry in self._session.get_inputs()}
             self.layout = Packed(profiles) if packed else Padded(profiles, any_length=True)
         except Exception as e:  # onnxruntime's own exceptions share no base but Exception
