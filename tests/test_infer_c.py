@@ -43,7 +43,8 @@ needs_cuda = pytest.mark.skipif(not NVCC, reason="the CUDA toolkit is not instal
 def cmake(folder: Path, *definitions: str) -> subprocess.CompletedProcess[str]:
     """Configures a build in a folder, with no TensorRT but the one that a definition names."""
     command = ["cmake", str(ROOT), f"-DPYTHON_EXECUTABLE={sys.executable}", *(f"-D{text}" for text in definitions)]
-    environment = {name: value for name, value in os.environ.items() if name != "TENSORRT_ROOT"}
+    # PYTHONHOME is of the Python under test; a CMake from pip is a script for another one.
+    environment = {name: value for name, value in os.environ.items() if name not in ("TENSORRT_ROOT", "PYTHONHOME")}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
