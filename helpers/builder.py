@@ -17,6 +17,16 @@ from helpers.sessions.layouts import Profile
 from helpers.tokenization import Tokenizer
 from helpers.weights import BertWeights
 
+# What only TensorRT can do, by the name of the argument.
+TENSORRT_FLAGS = {
+    "fp16": "--fp16",
+    "strict": "--strict",
+    "sparse": "--sparse",
+    "interleaved": "--interleaved",
+    "force_int8_multihead": "--force-int8-multihead",
+    "force_int8_skipln": "--force-int8-skipln",
+    "force_fc2_gemm": "--force-fc2-gemm",
+}
 LOADERS = {"ckpt": tensorflow.load, "onnx": onnx.load, "pytorch": pytorch.load}
 
 
@@ -69,8 +79,10 @@ def build(
     ):
         files.check_writable(output)
     backend = engine.choose_backend(args.backend, cli.warn)
-    if backend == "onnxruntime" and args.fp16:
-        cli.warn("ONNX Runtime on the CPU computes in float32: --fp16 is not honoured")
+    ignored = [flag for name, flag in TENSORRT_FLAGS.items() if getattr(args, name, False)]
+    if backend == "onnxruntime" and ignored:
+        computes = "int8 and float32" if args.int8 else "float32"
+        cli.warn(f"ONNX Runtime on the CPU computes in {computes}: not honoured are {', '.join(ignored)}")
 
     weights = LOADERS[source](checkpoint, config)
     weights = engine.fit(weights, config, backend, args.fp16 or args.int8)

@@ -954,7 +954,7 @@ def test_float16_on_the_cpu_warns(work: Path) -> None:
     done = run("builder.py", "-pt model -o new.engine -s 64 --fp16 --strict --backend onnxruntime", work)
     warning, progress = done.stderr.split("\n", 1)
     assert (done.returncode, warning.split(":")[0]) == (0, "warning")
-    assert "--fp16 is not honoured" in warning
+    assert "computes in float32: not honoured are --fp16" in warning
     assert re.fullmatch(r"\rBuilding new\.engine for onnxruntime: \d+\.\d s\n", progress)
     assert json.loads((work / "new.engine.json").read_text())["precision"] == "float32"
 
