@@ -551,7 +551,7 @@ def test_check_writable(tmp_path: Path) -> None:
         files.check_writable(tmp_path)
     with pytest.raises(InputError, match=f"^output folder {tmp_path / 'none'} does not exist: create it first$"):
         files.check_writable(tmp_path / "none" / "out")
-    with pytest.raises(InputError, match=f"^output folder {tmp_path / 'old'} does not exist: create it first$"):
+    with pytest.raises(InputError, match=f"^output folder {tmp_path / 'old'} is not a folder$"):
         files.check_writable(tmp_path / "old" / "out")
 
 
