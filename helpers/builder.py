@@ -78,7 +78,7 @@ def build(
         None, (args.output, engine.description_path(args.output), args.timing_cache_file, getattr(args, "calib_path", None))
     ):
         files.check_writable(output)
-    backend = engine.choose_backend(args.backend, cli.warn)
+    backend = engine.choose_backend(args.backend)
     ignored = [flag for name, flag in TENSORRT_FLAGS.items() if getattr(args, name, False)]
     if backend == "onnxruntime" and ignored:
         computes = "int8 and float32" if args.int8 else "float32"

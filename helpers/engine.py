@@ -71,7 +71,7 @@ class Description:
     size: int = 0  # of the engine file, bytes
 
 
-def choose_backend(name: str, warn: Callable[[str], None]) -> str:
+def choose_backend(name: str) -> str:
     """Turns `auto` into a backend; for one asked for by name, raises InputError that says what it lacks here."""
     if name == "tensorrt":
         tensorrt_.check_available()

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Builds an engine from the bundled model and asks it a question: with TensorRT where there is one, else on the CPU.
+# shellcheck source=scripts/setup.sh
 . "$(dirname "$0")/setup.sh"
 setup requirements.txt
 

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: goes to the project's folder, makes .venv there, and installs into it what is asked for.
 #
 #   . "$(dirname "$0")/setup.sh"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and runs all of them; those marked gpu only where TensorRT and a GPU are there.
 # Further arguments go to pytest.
+# shellcheck source=scripts/setup.sh
 . "$(dirname "$0")/setup.sh"
 setup requirements.txt requirements-convert.txt requirements-dev.txt
 
