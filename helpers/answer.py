@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from helpers import squad
 from helpers.errors import InputError
 from helpers.sessions import Session
 from helpers.tokenization import Tokenizer
@@ -76,6 +77,11 @@ def encode(
             i, len(tokens.ids), len(passage_tokens[passage_of[i]].ids), options.sequence_length, options.doc_stride
         )
     return Encoded(passages, passage_tokens, question_tokens, passage_of, windows, tokenizer)
+
+
+def encode_squad(passages: Sequence[str], questions: Sequence[squad.Question], tokenizer: Tokenizer, options: Options) -> Encoded:
+    """Tokenizes and windows what `squad.read` gives. Errors as in `encode`."""
+    return encode(passages, [q.text for q in questions], [q.passage for q in questions], tokenizer, options)
 
 
 def run(session: Session, encoded: Encoded, batch_size: int | None = None) -> Iterator[tuple[Sequence[int], np.ndarray]]:

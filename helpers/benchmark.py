@@ -59,11 +59,8 @@ def read_lengths(name: str, sequence_length: int, description: engine.Descriptio
             raise InputError(f"{path} does not exist: fetch it with scripts/download_squad.sh, or name a file of lengths")
         if description is None:
             raise InputError(f"the engine has no description, which would name the vocabulary for {path}: give a file of lengths")
-
-        passages, questions = squad.read(path)
         tokenizer = inference.make_tokenizer(None, description)
-        options = answer.Options(sequence_length)
-        encoded = answer.encode(passages, [q.text for q in questions], [q.passage for q in questions], tokenizer, options)
+        encoded = answer.encode_squad(*squad.read(path), tokenizer, answer.Options(sequence_length))
         return [window.length for window in encoded.windows]
     try:
         lengths = [int(word) for word in path.read_text().split()]

@@ -23,7 +23,7 @@ from helpers.files import write_json
 from helpers.ranges import PROBABILITIES, is_added, quantizers
 from helpers.tokenization import Tokenizer
 from helpers.weights import BertWeights
-from helpers.windows import Batch, Encoded, fill
+from helpers.windows import Batch, fill
 
 # Of a tensor's absolute values in a window, averaged over windows; docs/benchmarks.md has what else was tried. What is
 # added to a residual has a few values far beyond all others, which are better cut off.
@@ -32,9 +32,7 @@ QUANTILE, ADDED_QUANTILE = 1.0, 0.99999
 
 def windows(path: Path, count: int, sequence_length: int, tokenizer: Tokenizer) -> list[Batch]:
     """`count` windows of one sequence each, spread evenly over a SQuAD file. Raises InputError where it has fewer."""
-    passages, questions = squad.read(path)
-    asked = [question.text for question in questions], [question.passage for question in questions]
-    encoded: Encoded = answer.encode(passages, *asked, tokenizer, answer.Options(sequence_length))
+    encoded = answer.encode_squad(*squad.read(path), tokenizer, answer.Options(sequence_length))
     if len(encoded.windows) < count:
         raise InputError(f"SQuAD file {path} has {len(encoded.windows)} windows, fewer than --calib-num {count}")
     chosen = [encoded.windows[i * len(encoded.windows) // count] for i in range(count)]

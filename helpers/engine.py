@@ -170,7 +170,7 @@ def build_tensorrt(weights: BertWeights, config: BertConfig, options: BuildOptio
                 f"{-(-int(scratch[1]) // MIB)} MiB in one layer alone: raise -w, or lower -b"
             )
         if tensorrt_.is_out_of_memory(reason):
-            largest = max(options.profiles, key=lambda p: p.batch_size * p.sequence_length)
+            largest = max(options.profiles, key=lambda p: p.tokens)
             raise InputError(
                 f"out of GPU memory while building for batch size {largest.batch_size}, sequence length "
                 f"{largest.sequence_length}, workspace {options.workspace_mib} MiB: lower -b or -w"

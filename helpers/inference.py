@@ -171,7 +171,7 @@ def score(
     """Answers all questions of a SQuAD file; Ctrl-C keeps those answered so far in `<predictions>.partial`."""
     from tqdm import tqdm
 
-    encoded = answer.encode(passages, [q.text for q in questions], [q.passage for q in questions], tokenizer, options)
+    encoded = answer.encode_squad(passages, questions, tokenizer, options)
     path, nbest_path, odds_path = prediction_files(args.output_prediction_file)
     nbest: dict[int, list[dict[str, Any]]] = {}
     odds: dict[str, float] = {}

@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from helpers.graphs import Graph, Int8
+from helpers.sessions.layouts import Packed, Padded
 from helpers.weights import Embeddings, LayerNorm, Linear
 
 OPSET = 20  # the first with Gelu; onnxruntime 1.17 and later run it
@@ -60,9 +61,8 @@ class OnnxGraph(Graph[str]):
         gamma, beta = self._constant(f"{name}.gamma", norm.gamma), self._constant(f"{name}.beta", norm.beta)
         return self._node("LayerNormalization", [x, gamma, beta], name, axis=-1, epsilon=self.layer_norm_eps)
 
-    def _input(self, name: str, dims: Sequence[str]) -> str:
+    def _input(self, name: str, dims: Sequence[str]) -> None:
         self._inputs.append(helper.make_tensor_value_info(name, TensorProto.INT32, dims))
-        return name
 
     def _output(self, name: str, dims: Sequence[str | int | None]) -> None:
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, dims))
@@ -138,7 +138,7 @@ class PaddedOnnxGraph(OnnxGraph):
     """Inputs [B, S], output logits [B, S, 2]; tensors are [B, S, channels]."""
 
     def embeddings(self, weights: Embeddings, name: str) -> str:
-        for entry in ("input_ids", "segment_ids", "input_mask"):
+        for entry in Padded.inputs:
             self._input(entry, ["batch", "sequence"])
         table = self._constant(f"{name}.position_embeddings.weight", weights.position)
         length = self._node("Shape", ["input_ids"], "sequence_length", start=1, end=2)
@@ -160,10 +160,8 @@ class PackedOnnxGraph(OnnxGraph):
     """
 
     def embeddings(self, weights: Embeddings, name: str) -> str:
-        for entry in ("input_ids", "segment_ids"):
-            self._input(entry, ["tokens"])
-        self._input("cu_seqlens", ["bounds"])
-        self._input("max_seqlen", ["longest"])
+        for entry, size in zip(Packed.inputs, ("tokens", "tokens", "bounds", "longest")):
+            self._input(entry, [size])
         zero, one, last = (self._constant(f"index_{i}", i, np.int64) for i in (0, 1, -1))
         bounds = self._node("Cast", ["cu_seqlens"], "bounds", to=TensorProto.INT64)
         starts = self._node("Slice", [bounds, self._shape([0]), self._shape([-1])], "starts")
