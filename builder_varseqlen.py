@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from helpers import builder, cli
 from helpers.sessions.layouts import Profile
 
@@ -19,11 +21,13 @@ def main(argv: list[str]) -> None:
         help="with -s, gives the most tokens of a batch, batch size × sequence length; may be repeated (default: 1)",
     )
     add("-s", "--max-sequence-length", type=cli.positive, default=128, help="tokens of the longest sequence")
+    add("-pkl", "--pickle", type=Path, help="Megatron state dict")
+    add("--megatron", action="store_true", help="Megatron residuals; with --pickle, --int8 and --interleaved")
     add("-il", "--interleaved", action="store_true", help="int8: the 32-channel interleaved layout")
     args = parser.parse_args(argv)
 
     profiles = [Profile(size, args.max_sequence_length) for size in sorted(set(args.max_batch_size or [1]))]
-    builder.build(parser, args, profiles, packed=True, interleaved=args.interleaved)
+    builder.build(parser, args, profiles, packed=True)
 
 
 if __name__ == "__main__":

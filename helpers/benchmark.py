@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-w", "--warm-up-runs", type=cli.not_negative, default=10, help="runs before the clock starts")
     add("-d", "--duration", type=float, default=0.0, help="least seconds a batch size")
     add("-r", "--random-seed", type=cli.not_negative, default=12345, help="seed of the input tokens")
+    add("--enable-graph", action="store_true", help="replay a captured CUDA graph, through the C++ extension")
     add("--lengths", metavar="FILE|squad", help="sequences of these lengths: a file of numbers, or the windows of a SQuAD file")
+    add("--end-to-end", action="store_true", help="from arrays on the host to logits on the host, by a wall clock")
     add("--json", type=Path, help="write the figures to this file, with device, versions and engine")
 
 
@@ -71,6 +73,18 @@ def read_lengths(name: str, sequence_length: int, description: engine.Descriptio
     if not lengths or min(lengths) < 1 or max(lengths) > sequence_length:
         raise InputError(f"lengths file {path} must hold numbers from 1 to {sequence_length} (-s), at least one")
     return lengths
+
+
+def end_to_end(session: Session, batch: Batch) -> Callable[[], float]:
+    """A function that answers one batch, copies included, and returns milliseconds."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        for _ in session.stream([batch]):
+            pass
+        return (time.perf_counter() - start) * 1e3
+
+    return once
 
 
 def measure(runs: Sequence[Callable[[], Callable[[], float]]], warm_ups: int, iterations: int, duration: float) -> np.ndarray:
@@ -126,7 +140,8 @@ def run(args: argparse.Namespace, open_session: Callable[..., Session]) -> None:
             raise InputError(f"sequence length {longest} is not one of the engine's, {layout.describe()}: give it with -s")
 
         def prepare(indexes: Sequence[int], padded: int, seen: Sequence[int] = seen) -> Callable[[], float]:
-            return session.timed(random_batch([seen[i] for i in indexes], padded, vocab_size, args.random_seed))
+            batch = random_batch([seen[i] for i in indexes], padded, vocab_size, args.random_seed)
+            return end_to_end(session, batch) if args.end_to_end else session.timed(batch)
 
         runs = [functools.partial(prepare, *batch) for batch in batches]
         times = measure(runs, args.warm_up_runs, args.iterations, args.duration)
@@ -154,6 +169,8 @@ def run(args: argparse.Namespace, open_session: Callable[..., Session]) -> None:
                 "packed": isinstance(layout, Packed),
                 "lengths": args.lengths,
                 "random_seed": args.random_seed,
+                "enable_graph": args.enable_graph,
+                "end_to_end": args.end_to_end,
                 "results": rows,
             },
         )

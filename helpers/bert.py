@@ -15,7 +15,7 @@ Tensor = TypeVar("Tensor")
 
 def bert_qa(graph: Graph[Tensor], weights: BertWeights) -> None:
     """Adds the whole model to `graph`, from token ids to start and end logits."""
-    x = graph.embeddings(weights.embeddings, "bert.embeddings")
+    x, residual = graph.embeddings(weights.embeddings, "bert.embeddings")
 
     for i, layer in enumerate(weights.layers):
         name = f"bert.encoder.layer.{i}"
@@ -23,10 +23,10 @@ def bert_qa(graph: Graph[Tensor], weights: BertWeights) -> None:
         qkv = graph.linear(x, graph.fuse_qkv(layer), f"{name}.attention.self.qkv")
         context = graph.attention(qkv, f"{name}.attention.self")
         projected = graph.linear(context, layer.attention_output, f"{name}.attention.output.dense")
-        x = graph.skip_layer_norm(projected, x, layer.attention_norm, f"{name}.attention.output.LayerNorm")
+        x, residual = graph.skip_layer_norm(projected, residual, layer.attention_norm, f"{name}.attention.output.LayerNorm")
 
         inner = graph.gelu(graph.linear(x, layer.intermediate, f"{name}.intermediate.dense"), f"{name}.intermediate.gelu")
         projected = graph.linear(inner, layer.output, f"{name}.output.dense")
-        x = graph.skip_layer_norm(projected, x, layer.output_norm, f"{name}.output.LayerNorm")
+        x, residual = graph.skip_layer_norm(projected, residual, layer.output_norm, f"{name}.output.LayerNorm")
 
     graph.logits(graph.linear(x, weights.qa_outputs, "qa_outputs"))

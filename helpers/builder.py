@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from helpers import calibrator, cli, engine, files, ranges, tokenization
-from helpers.checkpoints import onnx, pytorch, tensorflow
+from helpers.checkpoints import megatron, onnx, pytorch, tensorflow
 from helpers.config import BertConfig
 from helpers.errors import InputError
 from helpers.graphs import Int8
@@ -27,7 +28,7 @@ TENSORRT_FLAGS = {
     "force_int8_skipln": "--force-int8-skipln",
     "force_fc2_gemm": "--force-fc2-gemm",
 }
-LOADERS = {"ckpt": tensorflow.load, "onnx": onnx.load, "pytorch": pytorch.load}
+LOADERS = {"ckpt": tensorflow.load, "onnx": onnx.load, "pytorch": pytorch.load, "pickle": megatron.load}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,17 +48,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cli.add_backend(parser)
 
 
-def build(
-    parser: cli.Parser, args: argparse.Namespace, profiles: list[Profile], packed: bool = False, interleaved: bool = False
-) -> None:
+def build(parser: cli.Parser, args: argparse.Namespace, profiles: list[Profile], packed: bool = False) -> None:
     """Builds the engine that the command line asks for.
 
     Raises:
         InputError: anything in the checkpoint, configuration, vocabulary, sizes or paths does not fit.
     """
+    interleaved, residual_sums = getattr(args, "interleaved", False), getattr(args, "megatron", False)
     if interleaved and not args.int8:
         raise InputError("--interleaved is a layout of int8: add --int8 --fp16")
-    source = cli.one_of(parser, args, "ckpt", "onnx", "pytorch")
+    source = cli.one_of(parser, args, *(name for name in LOADERS if hasattr(args, name)))
+    if residual_sums and not (interleaved and source == "pickle"):
+        raise InputError(
+            "--megatron residuals exist in interleaved int8 alone, of a pickle: add --pickle --interleaved --int8 --fp16"
+        )
     checkpoint: Path = getattr(args, source)
     folder = args.config_dir
     if folder is None and source == "pytorch":
@@ -87,36 +91,45 @@ def build(
     weights = LOADERS[source](checkpoint, config)
     weights = engine.fit(weights, config, backend, args.fp16 or args.int8)
     lower_case = tokenization.is_lower_case(vocab, folder)
-    int8 = None
-    if args.int8:
-        found = find_ranges(args, weights, config, longest, tokenization.Tokenizer(vocab, lower_case))
-        if backend == "onnxruntime" and not weights.ranges:  # nothing was trained to be rounded: round only what pays
-            found = ranges.of_projections(found)
-        flags = (True, True, False) if packed else (args.force_int8_multihead, args.force_int8_skipln, args.force_fc2_gemm)
-        int8 = Int8(found, *flags)
+    flags = (True, True, False) if packed else (args.force_int8_multihead, args.force_int8_skipln, args.force_fc2_gemm)
     options = engine.BuildOptions(
         profiles=profiles,
         packed=packed,
         interleaved=interleaved,
+        megatron=residual_sums,
         fp16=args.fp16,
-        int8=int8,
+        int8=Int8({}, *flags) if args.int8 else None,
         strict=not packed and args.strict,
         sparse=args.sparse,
         workspace_mib=args.workspace_size,
         timing_cache=args.timing_cache_file,
         verbose=args.verbose,
     )
+    if backend == "tensorrt":
+        engine.check_kernels(options, config, weights, cli.warn)
+    if args.int8:
+        found = find_ranges(args, weights, config, longest, tokenization.Tokenizer(vocab, lower_case), residual_sums)
+        if backend == "onnxruntime" and not weights.ranges:  # nothing was trained to be rounded: round only what pays
+            found = ranges.of_projections(found)
+        options = replace(options, int8=Int8(found, *flags))
     if args.sparse:
         report_sparsity(weights)
     with cli.elapsed(f"Building {args.output} for {backend}"):
         blob = engine.build(weights, config, backend, options, cli.warn)
     description = engine.new_description(backend, options, checkpoint, vocab_file, config.vocab_size, lower_case)
     engine.save(args.output, blob, description)
+    if args.sparse and backend == "tensorrt":
+        print(f"TensorRT chose sparse kernels for {description.sparse_layers} layers")
     print(f"Wrote {args.output} ({len(blob) / engine.MIB:.1f} MiB) and {engine.description_path(args.output).name}")
 
 
 def find_ranges(
-    args: argparse.Namespace, weights: BertWeights, config: BertConfig, sequence_length: int, tokenizer: Tokenizer
+    args: argparse.Namespace,
+    weights: BertWeights,
+    config: BertConfig,
+    sequence_length: int,
+    tokenizer: Tokenizer,
+    residual_sums: bool,
 ) -> dict[str, float]:
     """The activation ranges for int8: the checkpoint's, or else those that calibration finds or has found.
 
@@ -124,7 +137,7 @@ def find_ranges(
         InputError: the checkpoint lacks some ranges, or has none and the engine cannot be calibrated.
     """
     if weights.ranges or not hasattr(args, "calib_num"):
-        return ranges.from_checkpoint(weights.ranges, config.num_hidden_layers)
+        return ranges.from_checkpoint(weights.ranges, config.num_hidden_layers, residual_sums)
     if not args.squad_json.exists():
         raise InputError(
             f"int8 needs text to calibrate with, but {args.squad_json} does not exist: name a SQuAD file with --squad-json, "

@@ -39,16 +39,16 @@ def windows(path: Path, count: int, sequence_length: int, tokenizer: Tokenizer) 
     return [fill(encoded, [window], window.length) for window in chosen]
 
 
-def calibrate(weights: BertWeights, config: BertConfig, batches: Iterable[Batch]) -> dict[str, float]:
+def calibrate(weights: BertWeights, config: BertConfig, batches: Iterable[Batch], megatron: bool = False) -> dict[str, float]:
     """The range of each tensor that int8 needs, by the network's names. `batches` are windows without padding."""
     import onnxruntime
 
     from helpers.graphs.onnx import PaddedOnnxGraph
 
     heads = config.num_attention_heads
-    graph = PaddedOnnxGraph(heads, weights.head_size(heads), config.layer_norm_eps)
+    graph = PaddedOnnxGraph(heads, weights.head_size(heads), config.layer_norm_eps, megatron=megatron)
     bert_qa(graph, weights)
-    names = list(quantizers(config.num_hidden_layers))
+    names = list(quantizers(config.num_hidden_layers, megatron))
     graph.expose(names)
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3

@@ -44,6 +44,7 @@ class BuildOptions:
     profiles: Sequence[Profile]
     packed: bool = False
     interleaved: bool = False  # packed int8 in vectors of 32 channels
+    megatron: bool = False  # residuals are sums before their normalisation
     fp16: bool = False
     int8: Int8 | None = None
     strict: bool = False
@@ -68,6 +69,7 @@ class Description:
     vocab_file: str
     vocab_size: int  # rows of the word embedding
     lower_case: bool
+    sparse_layers: int = 0  # layers that run a 2:4 sparse kernel
     size: int = 0  # of the engine file, bytes
 
 
@@ -113,26 +115,26 @@ def build_onnx(weights: BertWeights, config: BertConfig, options: BuildOptions) 
 
     heads = config.num_attention_heads
     kind = PackedOnnxGraph if options.packed else PaddedOnnxGraph
-    graph = kind(heads, weights.head_size(heads), config.layer_norm_eps, options.int8)
+    graph = kind(heads, weights.head_size(heads), config.layer_norm_eps, options.int8, options.megatron)
     bert_qa(graph, weights)
     return graph.model({"profiles": json.dumps(options.profiles), "vocab_size": str(config.vocab_size)})
 
 
 def build_tensorrt(weights: BertWeights, config: BertConfig, options: BuildOptions, warn: Callable[[str], None]) -> bytes:
-    """A TensorRT engine with one optimization profile for each (batch size, sequence length)."""
+    """A TensorRT engine with one optimization profile for each (batch size, sequence length).
+
+    The options have passed `check_kernels`: on others a plugin may abort the process.
+    """
     from helpers.graphs.tensorrt import InterleavedGraph, PackedGraph, PaddedGraph
 
     trt, log = tensorrt_.load(), tensorrt_.logger()
     tensorrt_.cuda()
-    log.verbose = options.verbose
+    log.verbose, log.sparse_layers = options.verbose, 0
     heads = config.num_attention_heads
-    head_size = weights.head_size(heads)
-    check_kernels(options, config.hidden_size, head_size, warn)
-
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
     kind = InterleavedGraph if options.interleaved else PackedGraph if options.packed else PaddedGraph
-    graph = kind(network, heads, head_size, options.fp16, options.int8)
+    graph = kind(network, heads, weights.head_size(heads), options.fp16, options.int8, options.megatron)
     bert_qa(graph, weights)
 
     settings = builder.create_builder_config()
@@ -195,13 +197,17 @@ def profile_shapes(profile: Profile, packed: bool) -> dict[str, tuple[tuple[int,
     }
 
 
-def check_kernels(options: BuildOptions, hidden_size: int, head_size: int, warn: Callable[[str], None]) -> None:
+def check_kernels(options: BuildOptions, config: BertConfig, weights: BertWeights, warn: Callable[[str], None]) -> None:
     """Refuses what the plugins would abort on, and warns of what they do slowly.
+
+    Args:
+        weights: as `fit` gives them.
 
     Raises:
         InputError: a size, precision or GPU that a plugin has no kernel for and no slower way around.
     """
     name, capability = tensorrt_.gpu()
+    hidden_size, head_size = config.hidden_size, weights.head_size(config.num_attention_heads)
     lengths = sorted({profile.sequence_length for profile in options.profiles})
     int8_attention = options.int8 is not None and (options.packed or options.int8.attention)
     int8_norm = options.int8 is not None and (options.packed or options.int8.skip_layer_norm)
@@ -295,6 +301,7 @@ def new_description(
         vocab_file=str(vocab_file.resolve()),
         vocab_size=vocab_size,
         lower_case=lower_case,
+        sparse_layers=tensorrt_.logger().sparse_layers if backend == "tensorrt" else 0,
     )
 
 

@@ -21,8 +21,12 @@ LAYER_QUANTIZERS = {
 }
 
 
-def quantizers(num_layers: int) -> dict[str, list[str]]:
-    """Every tensor that int8 needs a range of, by the network's name for it, and the quantizers that give it."""
+def quantizers(num_layers: int, megatron: bool = False) -> dict[str, list[str]]:
+    """Every tensor that int8 needs a range of, by the network's name for it, and the quantizers that give it.
+
+    Args:
+        megatron: whether residuals are sums, which are tensors of their own (helpers/graphs).
+    """
     layer_inputs = [f"bert.encoder.layer.{i}.attention.self.query._input_quantizer" for i in range(num_layers)]
     found = {}
     for i, name in enumerate([*layer_inputs, "bert.encoder.final_input_quantizer"]):
@@ -30,16 +34,23 @@ def quantizers(num_layers: int) -> dict[str, list[str]]:
     for i in range(num_layers):
         for part, names in LAYER_QUANTIZERS.items():
             found[f"bert.encoder.layer.{i}.{part}"] = [f"bert.encoder.layer.{i}.{name}_quantizer" for name in names]
+        if megatron:
+            layer_input = f"bert.encoder.layer.{i - 1}.output.LayerNorm" if i else EMBEDDINGS
+            for norm, adder in (
+                (layer_input, "attention.output"),
+                (f"bert.encoder.layer.{i}.attention.output.LayerNorm", "output"),
+            ):
+                found[f"{norm}.sum"] = [f"bert.encoder.layer.{i}.{adder}.add_residual_input_quantizer"]
     return found
 
 
-def from_checkpoint(ranges: Mapping[str, float], num_layers: int) -> dict[str, float]:
+def from_checkpoint(ranges: Mapping[str, float], num_layers: int, megatron: bool = False) -> dict[str, float]:
     """Absolute maximum of each tensor, by the network's names, from a checkpoint's quantizers.
 
     Raises:
         InputError: lists every quantizer that is missing.
     """
-    wanted = quantizers(num_layers)
+    wanted = quantizers(num_layers, megatron)
     missing = sorted({name for names in wanted.values() for name in names if name not in ranges})
     if missing:
         raise InputError(
@@ -47,6 +58,11 @@ def from_checkpoint(ranges: Mapping[str, float], num_layers: int) -> dict[str, f
             + ", ".join(f"{name}._amax" for name in missing)
         )
     return {tensor: max(ranges[name] for name in names) for tensor, names in wanted.items()}
+
+
+def to_checkpoint(found: Mapping[str, float], num_layers: int, megatron: bool = False) -> dict[str, float]:
+    """The inverse of `from_checkpoint`: each quantizer gets the range of its tensor."""
+    return {name: found[tensor] for tensor, names in quantizers(num_layers, megatron).items() for name in names}
 
 
 def is_added(name: str) -> bool:

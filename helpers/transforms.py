@@ -44,6 +44,25 @@ def pad_heads(weights: BertWeights, num_heads: int, head_size: int) -> BertWeigh
     return replace(weights, layers=tuple(map(pad, weights.layers)), ranges=ranges)
 
 
+def prune(weights: BertWeights) -> BertWeights:
+    """Zeroes the two smallest of every four neighbours along the input of the encoder's projections: 2:4 sparsity.
+
+    See Mishra et al., 2021, arXiv:2104.08378.
+    """
+
+    def pruned(part: Linear | LayerNorm) -> Linear | LayerNorm:
+        if isinstance(part, LayerNorm):
+            return part
+        fours = part.weight.reshape(-1, 4)
+        kept = np.argsort(np.abs(fours), axis=1)[:, 2:]
+        sparse = np.zeros_like(fours)
+        np.put_along_axis(sparse, kept, np.take_along_axis(fours, kept, 1), 1)
+        return replace(part, weight=sparse.reshape(part.weight.shape))
+
+    layers = tuple(Layer(**{name: pruned(part) for name, part in vars(layer).items()}) for layer in weights.layers)
+    return replace(weights, layers=layers)
+
+
 def widen(weights: BertWeights, config: BertConfig, times: int) -> tuple[BertWeights, BertConfig]:
     """Repeats every hidden channel `times` times: hidden size, head size and feed-forward grow, the logits stay.
 

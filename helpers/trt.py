@@ -6,6 +6,7 @@ Written for TensorRT 8.5.1 to 8.6.x. Only graphs, the engine builder, the calibr
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 
 from helpers.errors import InputError
@@ -73,10 +74,13 @@ def logger() -> Any:
             trt.ILogger.__init__(self)
             self.verbose = False
             self.errors: list[str] = []
+            self.sparse_layers = 0  # of the last build for sparse weights, those that run a sparse kernel
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
                 self.errors.append(message)
+            if message.startswith("(Sparsity) TRT inference plan picked sparse implementation for layers:"):
+                self.sparse_layers = len(re.findall(r"[\w.]+", message.partition(":")[2]))
             if self.verbose:
                 print(f"[TensorRT {severity.name.lower()}] {message}", flush=True)
 

@@ -1,23 +1,30 @@
 #!/usr/bin/env python3
-"""Writes a BERT checkpoint of random weights: a shape to time where no trained checkpoint can be had."""
+"""Writes a BERT checkpoint of random weights: a shape to time where no trained checkpoint can be had.
+
+It has the activation ranges that int8 needs, found by running it in float32 on random tokens.
+"""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from helpers import cli  # noqa: E402
-from helpers.checkpoints import pytorch  # noqa: E402
+from helpers import calibrator, cli, ranges, transforms  # noqa: E402
+from helpers.benchmark import random_batch  # noqa: E402
+from helpers.checkpoints import megatron, pytorch  # noqa: E402
 from helpers.config import BertConfig  # noqa: E402
+from helpers.files import write_bytes, write_json  # noqa: E402
 from helpers.weights import random_weights  # noqa: E402
 
 SIZES = {
     "base": BertConfig(30522, 768, 12, 12, 3072, 512),
     "large": BertConfig(30522, 1024, 24, 16, 4096, 512),
 }
+LENGTH = 64  # tokens of the sequence that ranges are found with
 
 
 def main(argv: list[str]) -> None:
@@ -25,10 +32,25 @@ def main(argv: list[str]) -> None:
     parser.add_argument("model", choices=SIZES, help="Devlin et al., 2018, table 1")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
     parser.add_argument("-r", "--random-seed", type=int, default=12345, help="seed of the weights")
+    parser.add_argument(
+        "--megatron", action="store_true", help="Megatron residuals and 2:4 sparse matrices, for --pickle: megatron.pkl"
+    )
     args = parser.parse_args(argv)
-    config = SIZES[args.model]
-    vocab = ROOT / "models/minilm-l6-squad/vocab.txt"
-    pytorch.save(args.output, random_weights(config, args.random_seed), config, vocab)
+
+    config, vocab = SIZES[args.model], ROOT / "models/minilm-l6-squad/vocab.txt"
+    weights = random_weights(config, args.random_seed)
+    if args.megatron:
+        weights = transforms.prune(weights)
+    windows = [random_batch([LENGTH], LENGTH, config.vocab_size, args.random_seed)]
+    found = calibrator.calibrate(weights, config, windows, args.megatron)
+    weights = replace(weights, ranges=ranges.to_checkpoint(found, config.num_hidden_layers, args.megatron))
+    if args.megatron:
+        args.output.mkdir(parents=True, exist_ok=True)
+        megatron.save(args.output / "megatron.pkl", weights)
+        write_json(args.output / "config.json", asdict(config))
+        write_bytes(args.output / "vocab.txt", vocab.read_bytes())
+    else:
+        pytorch.save(args.output, weights, config, vocab)
     print(f"Wrote {args.output}")
 
 

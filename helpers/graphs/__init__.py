@@ -28,13 +28,19 @@ class Int8:
 
 
 class Graph(ABC, Generic[Tensor]):
-    """A network under construction. `name` in each call is the Hugging Face name of that part of the model."""
+    """A network under construction. `name` in each call is the Hugging Face name of that part of the model.
+
+    Embeddings and skip_layer_norm give two tensors: the normalised sum, and the residual that the next addition takes.
+    That is the same tensor in BERT, and the sum before its normalisation in Megatron-LM (Shoeybi et al., 2019,
+    arXiv:1909.08053, figure 7b).
+    """
 
     num_heads: int
+    megatron: bool
     qkv_by_head: bool  # rows of the fused projection: [N, 3, D] where True, else [3, N, D]
 
     @abstractmethod
-    def embeddings(self, weights: Embeddings, name: str) -> Tensor:
+    def embeddings(self, weights: Embeddings, name: str) -> tuple[Tensor, Tensor]:
         """Adds the inputs; LayerNorm(word + position + segment embeddings). Keeps the mask for `attention`."""
 
     @abstractmethod
@@ -46,8 +52,8 @@ class Graph(ABC, Generic[Tensor]):
         """Multi-head self-attention over the fused projection of width 3·N·D; gives N·D channels."""
 
     @abstractmethod
-    def skip_layer_norm(self, x: Tensor, residual: Tensor, norm: LayerNorm, name: str) -> Tensor:
-        """LayerNorm(x + residual)."""
+    def skip_layer_norm(self, x: Tensor, residual: Tensor, norm: LayerNorm, name: str) -> tuple[Tensor, Tensor]:
+        """LayerNorm(x + residual), and the next residual."""
 
     @abstractmethod
     def gelu(self, x: Tensor, name: str) -> Tensor:

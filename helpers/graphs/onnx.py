@@ -23,8 +23,10 @@ class OnnxGraph(Graph[str]):
     qkv_by_head = False
     _mask: str
 
-    def __init__(self, num_heads: int, head_size: int, layer_norm_eps: float, int8: Int8 | None = None) -> None:
-        self.num_heads, self.head_size, self.layer_norm_eps = num_heads, head_size, layer_norm_eps
+    def __init__(
+        self, num_heads: int, head_size: int, layer_norm_eps: float, int8: Int8 | None = None, megatron: bool = False
+    ) -> None:
+        self.num_heads, self.head_size, self.layer_norm_eps, self.megatron = num_heads, head_size, layer_norm_eps, megatron
         self.ranges = int8.ranges if int8 else {}
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
@@ -57,9 +59,11 @@ class OnnxGraph(Graph[str]):
     def _shape(self, dims: Sequence[int]) -> str:
         return self._constant("ints_" + "_".join(map(str, dims)), dims, np.int64)
 
-    def _norm(self, x: str, norm: LayerNorm, name: str) -> str:
+    def _norm(self, x: str, norm: LayerNorm, name: str) -> tuple[str, str]:
+        """The normalised x, and the residual for the next addition."""
         gamma, beta = self._constant(f"{name}.gamma", norm.gamma), self._constant(f"{name}.beta", norm.beta)
-        return self._node("LayerNormalization", [x, gamma, beta], name, axis=-1, epsilon=self.layer_norm_eps)
+        normalised = self._node("LayerNormalization", [x, gamma, beta], name, axis=-1, epsilon=self.layer_norm_eps)
+        return normalised, x if self.megatron else normalised
 
     def _input(self, name: str, dims: Sequence[str]) -> None:
         self._inputs.append(helper.make_tensor_value_info(name, TensorProto.INT32, dims))
@@ -67,7 +71,7 @@ class OnnxGraph(Graph[str]):
     def _output(self, name: str, dims: Sequence[str | int | None]) -> None:
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, dims))
 
-    def _embed(self, weights: Embeddings, positions: str, name: str) -> str:
+    def _embed(self, weights: Embeddings, positions: str, name: str) -> tuple[str, str]:
         """The normalised sum of embeddings; `positions` names the position embeddings, shaped to be added."""
         word = self._constant(f"{name}.word_embeddings.weight", weights.word)
         token_type = self._constant(f"{name}.token_type_embeddings.weight", weights.token_type)
@@ -126,8 +130,8 @@ class OnnxGraph(Graph[str]):
         joined = self._node("Transpose", [by_head], f"{name}.joined", perm=[0, 2, 1, 3])
         return self._node("Reshape", [joined, self._shape([0, 0, self.num_heads * self.head_size])], context)
 
-    def skip_layer_norm(self, x: str, residual: str, norm: LayerNorm, name: str) -> str:
-        total = self._node("Add", [self._rounded(x), residual], f"{name}.sum")
+    def skip_layer_norm(self, x: str, residual: str, norm: LayerNorm, name: str) -> tuple[str, str]:
+        total = self._node("Add", [self._rounded(x), self._rounded(residual) if self.megatron else residual], f"{name}.sum")
         return self._norm(total, norm, name)
 
     def gelu(self, x: str, name: str) -> str:
@@ -137,7 +141,7 @@ class OnnxGraph(Graph[str]):
 class PaddedOnnxGraph(OnnxGraph):
     """Inputs [B, S], output logits [B, S, 2]; tensors are [B, S, channels]."""
 
-    def embeddings(self, weights: Embeddings, name: str) -> str:
+    def embeddings(self, weights: Embeddings, name: str) -> tuple[str, str]:
         for entry in Padded.inputs:
             self._input(entry, ["batch", "sequence"])
         table = self._constant(f"{name}.position_embeddings.weight", weights.position)
@@ -159,7 +163,7 @@ class PackedOnnxGraph(OnnxGraph):
     Only attention unpacks the sequences, to [B, M, channels] with M the longest, so nothing else computes on padding.
     """
 
-    def embeddings(self, weights: Embeddings, name: str) -> str:
+    def embeddings(self, weights: Embeddings, name: str) -> tuple[str, str]:
         for entry, size in zip(Packed.inputs, ("tokens", "tokens", "bounds", "longest")):
             self._input(entry, [size])
         zero, one, last = (self._constant(f"index_{i}", i, np.int64) for i in (0, 1, -1))

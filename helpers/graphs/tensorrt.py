@@ -28,9 +28,11 @@ class TensorRTGraph(Graph[Any]):
     channels_first = False  # whether tensors are [1, channels, T, 1], which a fully connected layer would flatten
     skip_layer_norm_version: str
 
-    def __init__(self, network: Any, num_heads: int, head_size: int, fp16: bool, int8: Int8 | None = None) -> None:
+    def __init__(
+        self, network: Any, num_heads: int, head_size: int, fp16: bool, int8: Int8 | None = None, megatron: bool = False
+    ) -> None:
         self.trt = tensorrt_.load()
-        self.network, self.num_heads, self.head_size, self.int8 = network, num_heads, head_size, int8
+        self.network, self.num_heads, self.head_size, self.int8, self.megatron = network, num_heads, head_size, int8, megatron
         self.base = FLOAT16 if fp16 else FLOAT32
         self.attention_type = INT8 if int8 and int8.attention else self.base
         self.norm_type = INT8 if int8 and int8.skip_layer_norm else self.base
@@ -99,11 +101,14 @@ class TensorRTGraph(Graph[Any]):
             layer.set_output_type(0, self.dtypes[reader if in_int8 else self.base])
         return self._named(layer.get_output(0), name)
 
-    def skip_layer_norm(self, x: Any, residual: Any, norm: LayerNorm, name: str) -> Any:
+    def skip_layer_norm(self, x: Any, residual: Any, norm: LayerNorm, name: str) -> tuple[Any, Any]:
         fields = {"beta": norm.beta, "gamma": norm.gamma, **self._norm_fields(len(norm.gamma))}
-        version = self.skip_layer_norm_version
+        # The last sum of a Megatron model is nobody's residual, so it has no range and is not given out.
+        gives_sum = self.int8 is not None and f"{name}.sum" in self.int8.ranges
+        version = "4" if gives_sum else self.skip_layer_norm_version
         layer = plugins.add(self.network, "CustomSkipLayerNormPluginDynamic", version, fields, [x, residual], name)
-        return self._named(layer.get_output(0), name)
+        x = self._named(layer.get_output(0), name)
+        return x, self._named(layer.get_output(1), f"{name}.sum") if gives_sum else x
 
     def _norm_fields(self, width: int) -> dict[str, int]:
         return {"ld": width, "type_id": self.norm_type}
@@ -147,13 +152,14 @@ class PaddedGraph(TensorRTGraph):
 
     skip_layer_norm_version = "1"
 
-    def embeddings(self, weights: Embeddings, name: str) -> Any:
+    def embeddings(self, weights: Embeddings, name: str) -> tuple[Any, Any]:
         inputs = [
             self._transposed(self.network.add_input(entry, self.trt.int32, (-1, -1)), (1, 0), f"{entry}_by_token")
             for entry in Padded.inputs
         ]
         layer = self._embed(weights, "1", inputs, {"mha_type_id": self.attention_type}, name)
-        return self._named(layer.get_output(0), name)
+        x = self._named(layer.get_output(0), name)
+        return x, x
 
     def attention(self, qkv: Any, name: str) -> Any:
         return self._attend("1", [qkv, self._mask], {}, name)
@@ -167,11 +173,15 @@ class PackedGraph(TensorRTGraph):
 
     skip_layer_norm_version = "2"
 
-    def embeddings(self, weights: Embeddings, name: str) -> Any:
+    def embeddings(self, weights: Embeddings, name: str) -> tuple[Any, Any]:
+        layer = self._embed_packed(weights, "2", name)
+        x = self._named(layer.get_output(0), name)
+        return x, x
+
+    def _embed_packed(self, weights: Embeddings, version: str, name: str) -> Any:
         inputs = [self.network.add_input(entry, self.trt.int32, (-1,)) for entry in Packed.inputs]
         self._bounds = inputs[2:]  # cu_seqlens, max_seqlen
-        layer = self._embed(weights, "2", inputs, {}, name)
-        return self._named(layer.get_output(0), name)
+        return self._embed(weights, version, inputs, {}, name)
 
     def attention(self, qkv: Any, name: str) -> Any:
         return self._attend("2", [qkv, self._mask, *self._bounds], {"var_seqlen": 1}, name)
@@ -181,15 +191,23 @@ class PackedGraph(TensorRTGraph):
 
 
 class InterleavedGraph(PackedGraph):
-    """Packed int8 whose tensors are [1, channels, T, 1], which TensorRT keeps in vectors of 32 channels."""
+    """Packed int8 whose tensors are [1, channels, T, 1], which TensorRT keeps in vectors of 32 channels.
+
+    The only one with Megatron's residuals.
+    """
 
     qkv_by_head = False
     channels_first = True
     skip_layer_norm_version = "3"
 
-    def embeddings(self, weights: Embeddings, name: str) -> Any:
-        by_token = super().embeddings(weights, f"{name}.by_token")
-        return self._named(self._transposed(by_token, (2, 1, 0, 3), f"{name}.interleaved"), name)
+    def embeddings(self, weights: Embeddings, name: str) -> tuple[Any, Any]:
+        layer = self._embed_packed(weights, "3" if self.megatron else "2", f"{name}.by_token")
+
+        def interleaved(output: int, name: str) -> Any:
+            return self._named(self._transposed(layer.get_output(output), (2, 1, 0, 3), f"{name}.interleaved"), name)
+
+        x = interleaved(0, name)
+        return x, interleaved(1, f"{name}.sum") if self.megatron else x
 
     def attention(self, qkv: Any, name: str) -> Any:
         assert self.int8 is not None
