@@ -225,8 +225,10 @@ def check_kernels(options: BuildOptions, config: BertConfig, weights: BertWeight
             f"packed engines on TensorRT take sequences of up to {PACKED_LONGEST} tokens, not {lengths[-1]}: lower -s",
         )
     if int8_attention:
-        need(capability >= (7, 5), f"int8 attention (-imh) needs compute capability 7.5, {name} has less: leave it out")
-        need(head_size == FUSED_HEAD_SIZE, f"int8 attention (-imh) needs heads of at most 64, not {head_size}: leave it out")
+        flag = "--int8" if options.packed else "-imh"
+        old = capability < (7, 5) and not options.packed
+        need(not old, f"int8 attention (-imh) needs compute capability 7.5, {name} has less: leave it out")
+        need(head_size == FUSED_HEAD_SIZE, f"int8 attention needs heads of at most 64, not {head_size}: leave out {flag}")
     if int8_norm:
         need(capability >= (7, 2), f"int8 skip-layernorm (-iln) needs compute capability 7.2, {name} has less: leave it out")
         need(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def prune(weights: BertWeights) -> BertWeights:
     See Mishra et al., 2021, arXiv:2104.08378.
     """
 
-    def pruned(part: Linear | LayerNorm) -> Linear | LayerNorm:
+    def pruned(part: Any) -> Any:
         if isinstance(part, LayerNorm):
             return part
         fours = part.weight.reshape(-1, 4)

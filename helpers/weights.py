@@ -164,7 +164,7 @@ def check_tensors(named: Mapping[str, np.ndarray], config: BertConfig, source: s
         InputError: lists every missing tensor, or every wrong shape, or every tensor with NaN or infinity.
     """
     shapes = tensor_shapes(config)
-    missing = [spelled(name) for name in shapes if name not in named]
+    missing = dict.fromkeys(spelled(name) for name in shapes if name not in named)  # one fused tensor may be several
     if missing:
         raise InputError(f"{source} lacks {len(missing)} of {len(shapes)} tensors: {', '.join(missing)}")
     wrong = [

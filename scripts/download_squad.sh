@@ -3,44 +3,41 @@
 #
 #   bash scripts/download_squad.sh [v1_1|v2_0] [--dry-run]      default: v1_1
 #
-# SQUAD_URL names another place to fetch them from.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# SQUAD_URL names another place to fetch them from. --dry-run prints the commands instead of running them.
 
-fail() { echo "error: $1" >&2; exit 2; }
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
 
-version=v1.1 dry_run=
-for argument in "$@"; do
-  case $argument in
-    v1_1) version=v1.1 ;;
-    v2_0) version=v2.0 ;;
+version=
+for word in "$@"; do
+  case $word in
+    v1_1 | v2_0) choose version "$word" ;;
     --dry-run) dry_run=1 ;;
-    *) fail "unknown argument $argument: give v1_1 or v2_0, and --dry-run to see what would be done" ;;
+    -h | --help) show_help; exit ;;
+    *) misuse "unknown word $word: give v1_1 or v2_0; --help says more" ;;
   esac
 done
+version=${version:-v1_1}
 from=${SQUAD_URL:-https://rajpurkar.github.io/SQuAD-explorer/dataset}
 
-fetch() { # URL FILE
-  if command -v curl >/dev/null; then
-    curl --fail --silent --show-error --location --retry 3 --output "$2" "$1"
-  elif command -v wget >/dev/null; then
-    wget --quiet --tries 3 --output-document "$2" "$1"
-  else
-    fail "neither curl nor wget is installed"
-  fi
-}
+fetch=(curl --fail --silent --show-error --location --retry 3 --output)
+if ! has curl && has wget; then fetch=(wget --no-verbose --tries 3 --output-document); fi
 
-for file in "train-$version.json" "dev-$version.json"; do
+has python3 || fail "python3 is not on the PATH: it checks what is downloaded"
+whole() { python3 -c 'import json, sys; json.load(open(sys.argv[1], encoding="utf-8"))["data"]' "$1" 2>/dev/null; }
+
+for file in "train-${version/_/.}.json" "dev-${version/_/.}.json"; do
   target=squad/$file
-  if [[ -s $target ]]; then
-    echo "$target is there"
-  elif [[ $dry_run ]]; then
-    echo "would fetch $from/$file into $target"
-  else
-    echo "Fetching $target"
-    trap 'rm -f "$target.part"' EXIT
-    fetch "$from/$file" "$target.part" || fail "cannot fetch $from/$file: is the network there?"
-    [[ $(tail -c 100 "$target.part") =~ \}[[:space:]]*$ ]] || fail "$from/$file did not arrive whole: try again"
-    mv "$target.part" "$target"
+  if [[ -e $target ]]; then
+    if whole "$target"; then say "$target is there"; continue; fi
+    say "$target is not a whole SQuAD file: it is replaced"
   fi
+  if [[ ! $dry_run ]]; then
+    has "${fetch[0]}" || fail "neither curl nor wget is on the PATH: install one of them"
+    trap 'rm -f "$target.part"' EXIT
+    say "Fetching $target"
+  fi
+  run "${fetch[@]}" "$target.part" "$from/$file" || fail "cannot fetch $from/$file: is the network there?"
+  [[ $dry_run ]] || whole "$target.part" || fail "$from/$file did not arrive whole: try again"
+  run mv "$target.part" "$target"
 done

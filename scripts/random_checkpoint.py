@@ -23,13 +23,14 @@ from helpers.weights import random_weights  # noqa: E402
 SIZES = {
     "base": BertConfig(30522, 768, 12, 12, 3072, 512),
     "large": BertConfig(30522, 1024, 24, 16, 4096, 512),
+    "mini": BertConfig(30522, 384, 6, 12, 1536, 512),
 }
 LENGTH = 64  # tokens of the sequence that ranges are found with
 
 
 def main(argv: list[str]) -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("model", choices=SIZES, help="Devlin et al., 2018, table 1")
+    parser.add_argument("model", choices=SIZES, help="of Devlin et al., 2018, table 1; mini is as large as the bundled model")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
     parser.add_argument("-r", "--random-seed", type=int, default=12345, help="seed of the weights")
     parser.add_argument(

@@ -45,7 +45,7 @@ def cmake(folder: Path, *definitions: str) -> subprocess.CompletedProcess[str]:
     command = ["cmake", str(ROOT), f"-DPYTHON_EXECUTABLE={sys.executable}", *(f"-D{text}" for text in definitions)]
     # PYTHONHOME is of the Python under test; a CMake from pip is a script for another one.
     environment = {name: value for name, value in os.environ.items() if name not in ("TENSORRT_ROOT", "PYTHONHOME")}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("build")
     done = cmake(folder, f"TensorRT_ROOT={os.environ['TENSORRT_ROOT']}")
     assert done.returncode == 0, done.stderr
-    done = subprocess.run(["make", "-j2"], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(["make", "-j2"], cwd=folder, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr
     return folder
@@ -440,7 +440,7 @@ def test_inference_c_answers_as_inference_does(
 
 
 def perf(built: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(built / "perf"), *map(str, arguments)], capture_output=True, text=True)
+    return subprocess.run([str(built / "perf"), *map(str, arguments)], capture_output=True, encoding="utf-8")
 
 
 TIMES = "".join(
@@ -467,6 +467,7 @@ def test_perf_prints_and_writes_what_perf_py_does(built: Path, twins: Path, flag
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     ours, theirs = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("ours", "theirs"))
     extra = {name: ours.pop(name) for name in ("enable_graph", "end_to_end", "threads", "device_memory")}
+    assert (theirs.pop("enable_graph"), theirs.pop("end_to_end")) == (False, False)
     assert extra.pop("device_memory") > 0
     assert extra == {"enable_graph": "graph" in flags, "end_to_end": "end-to-end" in flags, "threads": threads}
     for row in ours["results"]:
@@ -491,6 +492,22 @@ def test_perf_times_packed_engines(built: Path, packed_engine: Path, tmp_path: P
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert (figures["packed"], figures["precision"]) == (True, "float16")
     assert [row["batch_size"] for row in figures["results"]] == [4, 2]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+@pytest.mark.parametrize("kind", ["padded", "packed_engine"])
+def test_compute_sanitizer_finds_nothing(built: Path, request: pytest.FixtureRequest, tool: str, kind: str) -> None:
+    sanitizer = shutil.which("compute-sanitizer")
+    if sanitizer is None:
+        pytest.skip("compute-sanitizer is not installed")
+    # Calls that TensorRT makes to find out what is there, and that may fail, are no errors.
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "9"]
+    command += ["--report-api-errors", "no"] if tool == "memcheck" else []
+    command += [str(built / "perf"), "-e", str(request.getfixturevalue(kind)), "-s", "64", "-b", "2", "-i", "3"]
+    done = subprocess.run([*command, "--enable_graph", "--end-to-end"], capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ERROR SUMMARY: 0 errors" in done.stdout or "RACECHECK SUMMARY: 0 hazards" in done.stdout, done.stdout
 
 
 @pytest.mark.gpu

@@ -109,6 +109,13 @@ def test_missing_ranges_are_all_listed(lacks: Sequence[int]) -> None:
     assert sorted(str(e.value).split(": ")[1].split(", ")) == sorted(f"{name}._amax" for name in missing)
 
 
+def test_to_checkpoint_and_back() -> None:
+    found = {name: 1.0 + i for i, name in enumerate(TENSORS)}
+    given = ranges.to_checkpoint(found, 2)
+    assert given == {quantizer: found[name] for name, names in TENSORS.items() for quantizer in names}
+    assert ranges.from_checkpoint(given, 2) == found
+
+
 def test_of_projections() -> None:
     given = {name: 1.0 + i for i, name in enumerate(TENSORS)}
     kept = ["bert.embeddings"]

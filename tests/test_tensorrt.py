@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from helpers.graphs import Int8
 from helpers.sessions import Session
 from helpers.sessions.layouts import Packed, Profile
 from helpers.sessions.onnxruntime import OnnxRuntimeSession
+from helpers.transforms import prune
 from helpers.weights import BertWeights, random_weights
 from helpers.windows import Batch
 
@@ -51,6 +53,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("engines")
 
 
+def build(weights: BertWeights, config: BertConfig, options: BuildOptions, warnings: list[str]) -> bytes:
+    """An engine whose sizes have been looked at first, as builder.py does."""
+    weights = engine.fit(weights, config, "tensorrt", options.fp16 or options.int8 is not None)
+    engine.check_kernels(options, config, weights, warnings.append)
+    return engine.build(weights, config, "tensorrt", options, warnings.append)
+
+
 class Engines:
     """Builds each engine once a test run."""
 
@@ -63,7 +72,7 @@ class Engines:
         path = self.folder / f"{config.hidden_size}-{profiles}-{fp16}-{packed}".replace(" ", "")
         if not path.exists():
             options = BuildOptions(profiles, packed=packed, fp16=fp16, strict=not fp16)
-            path.write_bytes(engine.build(lively(config), config, "tensorrt", options, warnings.append))
+            path.write_bytes(build(lively(config), config, options, warnings))
         return path
 
     def reference(self, config: BertConfig) -> Session:
@@ -163,7 +172,7 @@ def test_int8_is_close_to_float32(
         int8=Int8(ranges, *flags),
         strict=layout == "padded",
     )
-    (tmp_path / "int8").write_bytes(engine.build(weights, INT8_CONFIG, "tensorrt", options, print))
+    (tmp_path / "int8").write_bytes(build(weights, INT8_CONFIG, options, []))
     (tmp_path / "float").write_bytes(engine.build_onnx(weights, INT8_CONFIG, BuildOptions([Profile(4, 128)])))
     session = engine.open_session(tmp_path / "int8", "tensorrt", None)
     reference = engine.open_session(tmp_path / "float", "onnxruntime", None)
@@ -172,6 +181,55 @@ def test_int8_is_close_to_float32(
     ours, theirs = next(session.stream([batch]))[seen], next(reference.stream([batch]))[seen]
     noise = float(np.sqrt(((ours - theirs) ** 2).mean() / theirs.var()))
     assert 1e-4 < noise < 0.15  # 8 bits are neither float32 nor noise
+
+
+MEGATRON_SHAPES = {
+    "2 layers of 768": BertConfig(200, 768, 2, 12, 1536, 512),
+    "24 layers of 1024": BertConfig(200, 1024, 24, 16, 4096, 512),
+}
+
+
+def decided(config: BertConfig) -> BertWeights:
+    """Random weights that are large enough for attention to prefer some tokens over others, and residuals to matter."""
+
+    def size(name: str) -> np.float32:
+        return np.float32(1 if "LayerNorm" in name else 3 if ".query." in name or ".key." in name else 2)
+
+    return BertWeights.from_tensors({name: array * size(name) for name, array in random_weights(config, 2).tensors().items()})
+
+
+def noise(found: np.ndarray, expected: np.ndarray) -> float:
+    """The root mean square of what differs, in standard deviations of what is expected."""
+    return float(np.sqrt(((found - expected) ** 2).mean() / expected.var()))
+
+
+@pytest.mark.parametrize("config", MEGATRON_SHAPES.values(), ids=MEGATRON_SHAPES)
+def test_megatron_is_as_near_to_float32_as_its_rounding(config: BertConfig, tmp_path: Path) -> None:
+    """As near to float32 as the same rounding is on ONNX Runtime, where it is 0.12 for 2 layers and 0.23 for 24."""
+    weights = decided(config)
+    windows = [random_batch([length], length, 200, length) for length in (40, 128, 77)]
+    int8 = Int8(calibrate(weights, config, windows, megatron=True), True, True)
+    options = BuildOptions([Profile(4, 128)], packed=True, interleaved=True, megatron=True, fp16=True, int8=int8)
+    engine.check_kernels(options, config, weights, pytest.fail)
+    batches = [random_batch(lengths, max(lengths), 200, 9) for lengths in ([128, 5, 77, 128], [1], [64] * 8)]
+
+    def logits(name: str, backend: str, options: BuildOptions) -> np.ndarray:
+        path = tmp_path / name
+        path.write_bytes(engine.build(weights, config, backend, options, print))
+        session = engine.open_session(path, backend, None)
+        return np.concatenate([found[b.input_mask == 1] for b, found in zip(batches, session.stream(batches))])
+
+    expected = logits("float32", "onnxruntime", replace(options, int8=None))
+    bert = logits("bert", "onnxruntime", replace(options, int8=None, megatron=False))
+    on_cpu = logits("int8", "onnxruntime", options)
+    found = logits("tensorrt", "tensorrt", options)
+    ours, theirs, between = noise(found, expected), noise(on_cpu, expected), noise(found, on_cpu)
+    alike = min(float(np.corrcoef(found[:, i], expected[:, i])[0, 1]) for i in (0, 1))
+    print(f"noise of TensorRT {ours:.4f}, of ONNX Runtime {theirs:.4f}, between them {between:.4f}; correlation {alike:.4f}")
+    assert 1e-3 < ours < 1.5 * theirs + 0.02
+    assert between < 2 * theirs + 0.02
+    assert alike > 0.9
+    assert noise(bert, expected) > 3 * theirs  # or the bounds would not tell one network from the other
 
 
 def test_packed_refuses_what_does_not_fit(engines: Engines) -> None:
@@ -191,16 +249,19 @@ def test_length_512_in_float32_and_511_in_float16(engines: Engines) -> None:
         assert error(session, engines.reference(WIDE), [ragged(2, length, 1)]) < bound
 
 
-@pytest.mark.parametrize("packed, message", [(False, "wrong logits at sequence length 512"), (True, "up to 384 tokens, not 512")])
-def test_length_512_in_float16_is_refused(packed: bool, message: str) -> None:
-    options = BuildOptions([Profile(1, 512)], packed=packed, fp16=True)
-    with pytest.raises(InputError, match=message):
-        engine.build(lively(WIDE), WIDE, "tensorrt", options, print)
-
-
-def test_packed_needs_float16() -> None:
-    with pytest.raises(InputError, match="packed engines need float16 on TensorRT: add --fp16"):
-        engine.build(lively(WIDE), WIDE, "tensorrt", BuildOptions([Profile(1, 64)], packed=True), print)
+def test_sparse_equals_dense(tmp_path: Path) -> None:
+    """A pruned model, with kernels for 2:4 sparsity and without."""
+    weights = prune(lively(WIDE))
+    engines = {}
+    for sparse in (False, True):
+        path = tmp_path / f"{sparse}.engine"
+        path.write_bytes(build(weights, WIDE, BuildOptions([Profile(4, 128)], fp16=True, sparse=sparse), []))
+        engines[sparse] = engine.open_session(path, "tensorrt", None)
+    (tmp_path / "onnx").write_bytes(engine.build_onnx(weights, WIDE, BuildOptions([Profile(4, 128)])))
+    reference = OnnxRuntimeSession(tmp_path / "onnx")
+    batches = [ragged(size, 128, size) for size in (4, 1, 3)]
+    assert error(engines[True], engines[False], batches) < 2e-2
+    assert error(engines[True], reference, batches) < 2e-2
 
 
 def test_workspace_too_small_says_what_is_needed() -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.builder import is_sparse
 from helpers.config import BertConfig
 from helpers.errors import InputError
+from helpers.transforms import prune
 from helpers.weights import BertWeights, Linear, check_depth, check_tensors, random_weights, tensor_shapes
 from tests.models import arrays_of, random_model, small_config, weights_of
 
@@ -204,3 +206,37 @@ def test_random_weights_are_spread_as_bert_is_initialized() -> None:
     for sample, centre in ((gammas, 1.0), (others, 0.0)):
         assert abs(sample.mean() - centre) < 5 * 0.02 / sample.size**0.5
         assert abs(sample.std() - 0.02) < 5 * 0.02 / (2 * sample.size) ** 0.5
+
+
+# Pruned
+
+
+def test_prune_keeps_the_two_largest_of_every_four() -> None:
+    config = small_config(intermediate_size=20)
+    dense = random_weights(config, 2)
+    sparse = prune(dense).tensors()
+    for name, array in dense.tensors().items():
+        if not (name.startswith("bert.encoder") and name.endswith("weight") and "LayerNorm" not in name):
+            np.testing.assert_array_equal(sparse[name], array, name)
+            continue
+        assert sparse[name].shape == array.shape
+        for row, kept in zip(array, sparse[name]):
+            for i in range(0, len(row), 4):
+                largest = sorted(range(i, i + 4), key=lambda place: -abs(row[place]))[:2]
+                assert kept[i : i + 4].tolist() == [row[place] if place in largest else 0 for place in range(i, i + 4)]
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -2.0])
+def test_prune_where_four_are_alike(value: float) -> None:
+    weights = random_weights(small_config())
+    layer = replace(weights.layers[0], output=Linear(np.full((32, 48), value, np.float32), weights.layers[0].output.bias))
+    [pruned, _] = prune(replace(weights, layers=(layer, weights.layers[1]))).layers
+    assert (np.sort(np.abs(pruned.output.weight).reshape(-1, 4)) == [0, 0, abs(value), abs(value)]).all()
+    assert is_sparse(pruned.output.weight)
+
+
+def test_prune_again_and_ranges() -> None:
+    once = prune(replace(random_weights(small_config()), ranges={"bert.encoder.final_input_quantizer": 2.0}))
+    again = prune(once)
+    assert again.ranges == once.ranges == {"bert.encoder.final_input_quantizer": 2.0}
+    assert all(np.array_equal(array, again.tensors()[name]) for name, array in once.tensors().items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from helpers.weights import BertWeights, assemble
 FUSED = "query_key_value"  # rows [3, N, D], in this order
 PARTS = ("query", "key", "value")
 FINAL_RANGE = "bert.encoder.final_input_quantizer"
+# What torch.save writes begins with one of these: a zip file's head, or, before PyTorch 1.6, a number pickled.
+TORCH_SAVE = (b"PK", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19")
 
 
 def load(path: Path, config: BertConfig) -> BertWeights:
@@ -31,10 +33,10 @@ def load(path: Path, config: BertConfig) -> BertWeights:
     """
     try:
         with open(path, "rb") as file:
-            head = file.read(2)
+            head = file.read(14)
     except OSError as e:
         raise InputError(f"checkpoint {path} cannot be read: {e.strerror}") from e
-    tensors = pytorch.read_state_dict(path) if head == b"PK" else read_pickle(path)
+    tensors = pytorch.read_state_dict(path) if head.startswith(TORCH_SAVE) else read_pickle(path)
     depth = config.num_hidden_layers
     spelling = {ours(name, depth): name for name in tensors if "scale" not in name}
     named: dict[str, np.ndarray] = {}
@@ -52,7 +54,7 @@ def load(path: Path, config: BertConfig) -> BertWeights:
 
     def spelled(name: str) -> str:
         megatron = theirs(name, depth)
-        return spelling.get(ours(megatron, depth), megatron)
+        return spelling.get(name) or spelling.get(ours(megatron, depth), megatron)
 
     return assemble(named, config, path, tensors, spelled, pytorch.read_ranges(named, path))
 
@@ -91,62 +93,95 @@ def read_pickle(path: Path) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as file:
             state = ArrayUnpickler(file).load()
+        if isinstance(state, dict) and isinstance(state.get("model"), dict):
+            state = state["model"]
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}, not a dictionary (name → array)")
+        arrays = {name: as_array(value) for name, value in state.items() if isinstance(name, str)}
     except InputError as e:
         raise InputError(f"{path} is not a pickle that can be read safely: {e}") from e
     except Exception as e:  # a damaged pickle can raise whatever its parts raise
-        text = " ".join(str(e).split()) or type(e).__name__
-        raise InputError(f"{path} is not a whole pickle of arrays: {text}") from e
-    if isinstance(state, dict) and isinstance(state.get("model"), dict):
-        state = state["model"]
-    if not isinstance(state, dict):
-        raise InputError(f"{path} holds a {type(state).__name__}, not a dictionary (name → array)")
-    arrays = {name: as_array(value) for name, value in state.items() if isinstance(name, str)}
+        raise InputError(f"{path} is not a whole pickle of arrays: {pytorch.reason(e)}") from e
     return {name: array for name, array in arrays.items() if array is not None}
 
 
 def as_array(value: Any) -> np.ndarray | None:
     """A float array or tensor as a NumPy array; None for anything else."""
+    if isinstance(value, PickledArray):
+        return value.array
     if hasattr(value, "detach") and hasattr(value, "is_floating_point"):
-        value = value.detach().float().numpy() if value.is_floating_point() else None
-    if isinstance(value, (float, np.floating)):
-        value = np.float32(value).reshape(1)
-    return value if isinstance(value, np.ndarray) and value.dtype.kind == "f" else None
+        return value.detach().float().contiguous().numpy() if value.is_floating_point() else None
+    return np.float32(value).reshape(1) if isinstance(value, float) else None
 
 
 class ArrayUnpickler(pickle.Unpickler):
     """Rebuilds dictionaries, NumPy arrays and PyTorch tensors, and refuses every other name a pickle may ask for."""
 
     def find_class(self, module: str, name: str) -> Any:
-        found = allowed(module.replace("numpy._core", "numpy.core"), name)
+        asked = f"{module.replace('numpy._core', 'numpy.core')}.{name}"
+        found = torch_parts().get(asked) if module.split(".")[0] == "torch" else PARTS_OF_PICKLES.get(asked)
         if found is None:
             raise InputError(f"it asks for {module}.{name}, which no array needs")
         return found
 
 
-def allowed(module: str, name: str) -> Any:
-    """What stands for a global of a pickle, or None where arrays do not need it."""
-    asked = f"{module}.{name}"
-    if asked == "collections.OrderedDict":
-        return dict
-    if asked == "_codecs.encode":  # protocol 2 writes bytes as text
-        return lambda text, encoding: text.encode("latin1")
-    if module.startswith("numpy"):
-        return numpy_parts().get(asked)
-    if module.startswith("torch"):
-        return torch_parts().get(asked)
-    return None
+class StateDict(dict[str, Any]):
+    """Stands for an OrderedDict, of which a PyTorch module's has notes beside its entries."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
 
 
-def numpy_parts() -> Mapping[str, Any]:
-    """What rebuilds NumPy arrays; where it lives differs between versions, so it is taken from arrays themselves."""
-    array = np.zeros(1, np.float32)
-    return {
-        "numpy.ndarray": np.ndarray,
-        "numpy.dtype": np.dtype,
-        "numpy.core.multiarray._reconstruct": array.__reduce__()[0],
-        "numpy.core.multiarray.scalar": array[0].__reduce__()[0],
-        "numpy.core.numeric._frombuffer": array.__reduce_ex__(5)[0],
-    }
+class PickledDtype:
+    """Stands for numpy.dtype. NumPy's own takes any state, such as one that turns an array's bytes into pointers."""
+
+    order: Any = "="
+
+    def __init__(self, code: str, *_: Any) -> None:
+        self.code = code
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        self.order = state[1]
+
+    def read(self, data: Any, shape: Sequence[int], order: Any) -> np.ndarray | None:
+        """The array [shape] that `data` holds, or None where its elements are not floats."""
+        if not re.fullmatch(r"f\d+", self.code):
+            return None
+        return np.frombuffer(data, np.dtype(self.code).newbyteorder(self.order)).reshape(shape, order=order)
+
+
+class PickledArray:
+    """Stands for a NumPy array, which is made empty first and then given its content."""
+
+    array: np.ndarray | None = None
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        _, shape, dtype, fortran, data = state
+        self.array = dtype.read(data, shape, "F" if fortran else "C")
+
+    @classmethod
+    def scalar(cls, dtype: PickledDtype, data: bytes) -> PickledArray:
+        return cls.buffer(data, dtype, (1,), "C")
+
+    @classmethod
+    def buffer(cls, data: Any, dtype: PickledDtype, shape: Sequence[int], order: str, *_: Any) -> PickledArray:
+        made = cls()
+        made.array = dtype.read(data, shape, order)
+        return made
+
+
+PARTS_OF_PICKLES: Mapping[str, Any] = {
+    "collections.OrderedDict": StateDict,
+    "_codecs.encode": lambda text, encoding: text.encode("latin1"),  # protocol 2 writes bytes as text
+    "numpy.ndarray": PickledArray,
+    "numpy.dtype": PickledDtype,
+    "numpy.core.multiarray._reconstruct": PickledArray,
+    "numpy.core.multiarray.scalar": PickledArray.scalar,
+    "numpy.core.numeric._frombuffer": PickledArray.buffer,
+}
 
 
 def torch_parts() -> Mapping[str, Any]:
@@ -161,8 +196,12 @@ def torch_parts() -> Mapping[str, Any]:
     def storage(data: bytes) -> Any:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
+    def tensor(storage: Any, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any) -> Any:
+        whole = torch.tensor([], dtype=storage.dtype).set_(storage._untyped_storage)
+        return whole.as_strided(size, stride, offset)  # which stays within the storage, as _rebuild_tensor does not
+
     return {
-        "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
-        "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
+        "torch._utils._rebuild_tensor_v2": tensor,
+        "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
         "torch.storage._load_from_bytes": storage,
     }

@@ -129,19 +129,21 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"reading {path} needs PyTorch: pip install -r requirements-convert.txt ({e})") from e
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        for key in ("model", "state_dict"):
+            if isinstance(state, dict) and isinstance(state.get(key), dict):
+                state = state[key]
+        if not isinstance(state, dict):
+            raise InputError(f"{path} holds a {type(state).__name__}, not a state dict (name → tensor)")
+        return {
+            name: tensor.detach().float().numpy()
+            for name, tensor in state.items()
+            if isinstance(name, str) and isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
+            if tensor.layout is torch.strided and not tensor.is_meta
+        }
+    except InputError:
+        raise
     except Exception as e:  # torch raises many kinds for a damaged file: pickle's, zip's, its own
         raise InputError(f"{path} is not a PyTorch state dict that can be read safely: {reason(e)}") from e
-    for key in ("model", "state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict):
-        raise InputError(f"{path} holds a {type(state).__name__}, not a state dict (name → tensor)")
-    return {
-        name: tensor.detach().float().numpy()
-        for name, tensor in state.items()
-        if isinstance(name, str) and isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
-        if tensor.layout is torch.strided and not tensor.is_meta
-    }
 
 
 def reason(error: Exception) -> str:

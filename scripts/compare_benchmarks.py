@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Compares the medians in JSON files of perf.py, perf_varseqlen.py, build/perf and inference_benchmark.py, cell by cell."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from helpers import cli, report
+from helpers.errors import InputError
+
+
+def ratio(text: str) -> float:
+    """An argparse type: a number from 1."""
+    value = float(text)
+    if not 1 <= value < math.inf:
+        raise ValueError
+    return value
+
+
+def main(argv: list[str]) -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="JSON files; ratios are to the first one")
+    parser.add_argument(
+        "--max-slowdown", type=ratio, metavar="RATIO", help="exit 1 where a cell takes more than RATIO times as long, say 1.05"
+    )
+    args = parser.parse_args(argv)
+    if len(args.files) < 2 or len(set(args.files)) < len(args.files):
+        parser.error("give two or more different files")
+    report.check_available()
+
+    names = [str(path) for path in args.files]
+    first, *others = files = report.aligned({path: report.read(path) for path in args.files})
+    cells = report.unique(cell for file in files for cell in file)
+    shared = [cell for cell in cells if cell in first and any(cell in other for other in others)]
+    if not shared:
+        raise InputError(
+            f"no cell of {names[0]} is in another file: equal must be precision, padded or packed, sequence length and "
+            "batch size, and the model where all files name one"
+        )
+    slower, lines = [], []
+    for cell in shared:
+        line = [report.describe(cell), f"{first[cell]:.3f}"]
+        for name, other in zip(names[1:], others):
+            slowdown = other[cell] / first[cell] if cell in other else math.nan
+            too_slow = args.max_slowdown is not None and slowdown > args.max_slowdown
+            if too_slow:
+                slower.append(f"{report.describe(cell)} in {name} takes {slowdown:.3f} times as long")
+            line += [f"{other[cell]:.3f}", f"{slowdown:.3f}{' !' * too_slow}"] if cell in other else ["–", "–"]
+        lines.append(line)
+    header = ["median (ms)", names[0], *(text for name in names[1:] for text in (name, "ratio"))]
+    print(report.table(header, lines, numbers_from=1), end="")
+    for name, file in zip(names, files):
+        alone = [report.describe(cell) for cell in file if sum(cell in each for each in files) == 1]
+        if alone:
+            print(f"Only in {name}: {', '.join(alone)}")
+    if slower:
+        sys.stdout.flush()
+        print(f"error: slower than --max-slowdown {args.max_slowdown:g}: {'; '.join(slower)}", file=sys.stderr)
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    cli.main(main)

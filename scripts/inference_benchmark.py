@@ -1,0 +1,362 @@
+#!/usr/bin/env python3
+"""Builds engines of several models, precisions and sequence lengths, times them, and writes a table, a JSON file and a plot.
+
+A run that was interrupted, or where something failed, goes on where it stopped. A run after a complete one keeps the
+engines and times them anew.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple, Union
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from helpers import cli, engine, files, report, trt  # noqa: E402
+from helpers.errors import InputError  # noqa: E402
+
+# The compute capability that int8 kernels are chosen by.
+GENERATIONS = {"Volta": (7, 0), "Xavier": (7, 2), "Turing": (7, 5), "Ampere": (8, 0), "Ada": (8, 9), "Hopper": (9, 0)}
+MODELS = ("base", "large", "mini")
+PRECISIONS = ("float32", "float16", "int8")
+PRECISIONS_MEGATRON = ("int8", "int8-sparse")
+ON_CPU = {"float16": "float32", "int8-sparse": "int8"}  # what ONNX Runtime computes instead
+SEQUENCE_LENGTHS = (128, 384)
+BATCH_SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 64, 128)
+ITERATIONS = (2000, 1000, 500, 200, 100, 50, 20, 10, 5)  # as many as a cell's time allows
+FINE_TUNED = ROOT / "models/fine-tuned"
+SQUAD = ROOT / "squad/dev-v1.1.json"
+
+Word = Union[str, int, Path]
+
+
+class Device(NamedTuple):
+    """What the engines run on, in the words of engine.Description."""
+
+    backend: str
+    version: str
+    gpu: str | None
+    capability: tuple[int, int]
+
+
+class Benchmark(NamedTuple):
+    """What all configurations share."""
+
+    output: Path
+    device: Device
+    megatron: bool
+    random_weights: bool
+    batch_sizes: Sequence[int]
+    seconds: int
+    perf: Sequence[str]  # the command that times an engine
+
+
+class Configuration(NamedTuple):
+    """What an engine is built for."""
+
+    model: str
+    sequence_length: int
+    precision: str
+
+
+def find_device(backend: str) -> Device:
+    """Raises InputError where the backend asked for is not here."""
+    if engine.choose_backend(backend) == "tensorrt":
+        return Device("tensorrt", trt.load().__version__, *trt.gpu())
+    from helpers.graphs.onnx import OPSET
+
+    return Device("onnxruntime", f"opset {OPSET}", None, (0, 0))
+
+
+def find_perf(backend: str) -> list[str]:
+    """build/perf with CUDA graphs, where it is built and runs here; else perf.py."""
+    built = ROOT / "build/perf"
+    if backend == "tensorrt":
+        with suppress(OSError):  # it is not there, or of another machine
+            if subprocess.run([built, "-h"], capture_output=True).returncode == 0:
+                return [str(built), "--enable_graph"]
+    return [sys.executable, str(ROOT / "perf.py")]
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    cli.warn(message)
+
+
+def call(*command: Word) -> None:
+    """Runs a command in silence, but for its warnings. Raises RuntimeError with its reason where it fails."""
+    words = [str(word) for word in command]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    for line in lines:
+        if line.startswith("warning: "):
+            warn_once(line[len("warning: ") :])
+    if done.returncode:
+        reason = next((line[len("error: ") :] for line in reversed(lines) if line.startswith("error: ")), "".join(lines[-1:]))
+        ended = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
+        program = next(Path(word).name for word in words if word not in (sys.executable, "bash"))
+        raise RuntimeError(f"{program}: {reason or ended}")
+
+
+def repeated(flag: str, values: Iterable[Word]) -> list[Word]:
+    return [word for value in values for word in (flag, value)]
+
+
+def checkpoint(benchmark: Benchmark, wanted: Configuration) -> list[Word]:
+    """The builder's arguments that name the weights, which are fetched or made where they are missing.
+
+    Raises:
+        RuntimeError: they can neither be fetched nor made.
+    """
+    model, length, precision = wanted
+    if benchmark.random_weights:
+        folder = benchmark.output / "models" / f"{'megatron-' * benchmark.megatron}{model}"
+        if not (folder / "vocab.txt").exists():  # which is written last
+            call(sys.executable, ROOT / "scripts/random_checkpoint.py", model, "-o", folder, *["--megatron"] * benchmark.megatron)
+        return ["-pkl", folder / "megatron.pkl", "-c", folder] if benchmark.megatron else ["-pt", folder]
+
+    weights: list[Word]
+    if model == "mini":
+        weights = ["-pt", ROOT / "models/minilm-l6-squad"]
+    else:
+        trained = "128" if length <= 128 and not benchmark.megatron else "384"
+        # Of the large models for int8, which have neither, it is the configuration and the vocabulary.
+        folder = fetched(f"bert_tf_ckpt_{model}_qa_squad2_amp_{trained}_v19.03.1", "tf", model, trained, "v2")
+        if benchmark.megatron:
+            found = fetched("bert_pyt_statedict_megatron_sparse_int8qat_v21.03.0", "pyt", "megatron-large", "sparse", "int8-qat")
+            return ["-pkl", next(found.glob("*statedict*")), "-c", folder]
+        if (model, precision) == ("large", "int8"):
+            found = fetched("bert_pyt_onnx_large_qa_squad11_amp_fake_quant_v1", "pyt", "large", "v1_1", "int8-qat")
+            return ["-x", next(found.glob("*.onnx")), "-c", folder]
+        weights = ["-m", next(folder.glob("model.ckpt*.index")).with_suffix(""), "-c", folder]
+    if precision == "int8":
+        if not SQUAD.exists():
+            call("bash", ROOT / "scripts/download_squad.sh", "v1_1")
+        weights += ["-j", SQUAD, "-p", benchmark.output / "engines" / f"{model}-{length}.calibration"]
+    return weights
+
+
+def fetched(folder: str, *words: str) -> Path:
+    """A model of NGC's, by the name of its folder and as download_model.sh calls it."""
+    try:
+        call("bash", ROOT / "scripts/download_model.sh", *words)
+    except RuntimeError as e:
+        raise RuntimeError(f"{e}; or time --random-weights") from e
+    return FINE_TUNED / folder
+
+
+def precision_flags(benchmark: Benchmark, wanted: Configuration) -> list[str]:
+    """The builder's flags for a precision, on this generation of GPUs."""
+    if benchmark.megatron:
+        return ["--int8", "--fp16", "-il", "--megatron", *["-sp"] * (wanted.precision == "int8-sparse")]
+    if wanted.precision == "float32":
+        return ["-w", "8000"]  # unfused attention at batch size 128 needs more than the default
+    if wanted.precision == "float16":
+        return ["--fp16"]
+    capability = benchmark.device.capability
+    flags = ["--int8", "--fp16", "--strict"] if benchmark.device.backend == "tensorrt" else ["--int8"]
+    skip_layer_norm = capability >= (7, 2) and wanted.model != "mini"  # whose hidden size has no kernel
+    attention = capability >= (7, 5) and wanted.sequence_length in engine.FUSED_LENGTHS_INT8
+    return [*flags, *["-iln"] * skip_layer_norm, *["-imh"] * attention]
+
+
+def build(benchmark: Benchmark, wanted: Configuration, path: Path) -> None:
+    """Builds an engine, unless it is there.
+
+    Raises:
+        RuntimeError: the checkpoint cannot be had, or the builder failed.
+    """
+    flags, stamp = precision_flags(benchmark, wanted), path.with_suffix(".flags.json")
+    if read_kept(stamp) == flags and fits(benchmark, wanted, path):
+        return
+    builder = ROOT / ("builder_varseqlen.py" if benchmark.megatron else "builder.py")
+    sizes = [*repeated("-b", benchmark.batch_sizes), "-s", wanted.sequence_length]
+    paths: list[Word] = ["-o", path, "-tcf", benchmark.output / "timing.cache", "--backend", benchmark.device.backend]
+    call(sys.executable, builder, *checkpoint(benchmark, wanted), *flags, *sizes, *paths)
+    files.write_json(stamp, flags)
+
+
+def read_kept(path: Path) -> Any:
+    """What an earlier run left in a JSON file; None where it left none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def fits(benchmark: Benchmark, wanted: Configuration, path: Path) -> bool:
+    """Whether an engine is whole, of this device, and has a profile for every batch size."""
+    try:
+        found = engine.describe(path)
+    except InputError:
+        return False
+    profiles = [[size, wanted.sequence_length] for size in benchmark.batch_sizes]
+    return (
+        found is not None
+        and path.exists()
+        and (found.backend, found.version, found.gpu) == benchmark.device[:3]
+        and all(profile in found.profiles for profile in profiles)
+    )
+
+
+def measure(benchmark: Benchmark, wanted: Configuration, path: Path) -> dict[str, Any]:
+    """Times an engine at every batch size, or reads what an unfinished run has found; the form is perf.py's JSON.
+
+    Raises:
+        RuntimeError: it cannot be loaded or run.
+    """
+    result = result_path(benchmark, path)
+    settings = {
+        "engine": [path.name, path.stat().st_mtime_ns],
+        "batch_sizes": list(benchmark.batch_sizes),
+        "seconds": benchmark.seconds,
+        "perf": benchmark.perf,
+    }
+    kept = read_kept(result)
+    if kept and kept["settings"] == settings:
+        return kept["figures"]
+
+    def timed(sizes: Iterable[int], warm_ups: int, iterations: int) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            figures = Path(folder) / "figures.json"
+            arguments = ["-e", path, *repeated("-b", sizes), "-s", wanted.sequence_length, "-w", warm_ups, "-i", iterations]
+            call(*benchmark.perf, *arguments, "--json", figures)
+            return json.loads(figures.read_text(encoding="utf-8"))
+
+    def iterations(row: report.Row) -> int:
+        return next((count for count in ITERATIONS if count * row["median_ms"] <= 1e3 * benchmark.seconds), ITERATIONS[-1])
+
+    try:
+        figures = timed(benchmark.batch_sizes, 2, 3)
+        rows = []
+        for count, alike in itertools.groupby(figures["results"], iterations):
+            rows += timed([row["batch_size"] for row in alike], min(100, count // 2), count)["results"]
+    except RuntimeError as e:
+        raise RuntimeError(f"{e} (to build that engine again, remove {path})") from e
+    figures["results"] = rows
+    files.write_json(result, {"settings": settings, "figures": figures})
+    return figures
+
+
+def result_path(benchmark: Benchmark, path: Path) -> Path:
+    return benchmark.output / "results" / f"{path.stem}.json"
+
+
+def main(argv: list[str]) -> None:
+    parser = cli.Parser(__doc__)
+    add = parser.add_argument
+    add("--gpu", choices=GENERATIONS, help="use the int8 kernels of this generation (default: detected)")
+    add("--models", nargs="+", choices=MODELS, help="mini is the bundled model (default: base large)")
+    add("--precisions", nargs="+", metavar="P", help=f"of {', '.join(PRECISIONS)} (default: float16 int8)")
+    add("--sequence-lengths", nargs="+", type=cli.positive, metavar="S", help="(default: 128 384)")
+    add("--batch-sizes", nargs="+", type=cli.positive, metavar="B", help="(default: 1 2 4 8 12 16 24 32 64 128)")
+    add("--random-weights", action="store_true", help="take random weights, for which no checkpoint is needed")
+    add("--megatron", action="store_true", help="the sparse Megatron model in packed int8; --precisions: int8 int8-sparse")
+    add("--seconds", type=cli.positive, default=10, help="most seconds of a cell; where they suffice it is timed 2000 times")
+    add("-o", "--output", type=Path, help="folder for engines and figures (default: one for the GPU, in engines)")
+    cli.add_backend(parser)
+    args = parser.parse_args(argv)
+    known = PRECISIONS_MEGATRON if args.megatron else PRECISIONS
+    precisions = args.precisions or (known if args.megatron else ("float16", "int8"))
+    models = args.models or (("large",) if args.megatron else ("base", "large"))
+    lengths = sorted(set(args.sequence_lengths or SEQUENCE_LENGTHS))
+    if not set(precisions) <= set(known):
+        parser.error(f"argument --precisions: must be of {', '.join(known)}, not {' '.join(precisions)}")
+    if args.megatron and set(models) != {"large"} and not args.random_weights:
+        parser.error("argument --models: Megatron's checkpoint is of the large model; others have --random-weights only")
+
+    report.check_available()
+    # In a process that ends: here, its CUDA context would share the GPU with what is timed.
+    with ProcessPoolExecutor(1, get_context("spawn")) as other:
+        device = other.submit(find_device, args.backend).result()
+    if device.backend == "onnxruntime":
+        for precision in filter(precisions.__contains__, ON_CPU):
+            cli.warn(f"ONNX Runtime on the CPU has no {precision}: {ON_CPU[precision]} is timed instead")
+        precisions = [ON_CPU.get(precision, precision) for precision in precisions]
+        if args.gpu:
+            cli.warn("ONNX Runtime runs on the CPU: --gpu is not honoured")
+    elif args.gpu:
+        device = device._replace(capability=GENERATIONS[args.gpu])
+    slug = re.sub("[^a-z0-9]+", "-", (device.gpu or "cpu").lower())
+    benchmark = Benchmark(
+        output=(args.output or ROOT / "engines" / f"benchmark{'-megatron' * args.megatron}-{slug}").resolve(),
+        device=device,
+        megatron=args.megatron,
+        random_weights=args.random_weights,
+        batch_sizes=sorted(set(args.batch_sizes or BATCH_SIZES)),
+        seconds=args.seconds,
+        perf=find_perf(device.backend),
+    )
+    for folder in ("engines", "results"):
+        try:
+            (benchmark.output / folder).mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise InputError(f"output folder {benchmark.output} cannot be made: {e.strerror}") from e
+    files.check_writable(benchmark.output / "table.md")
+    wanted = itertools.product(report.unique(models), lengths, report.unique(precisions))
+    run(benchmark, [Configuration(*each) for each in wanted])
+
+
+def run(benchmark: Benchmark, configurations: Sequence[Configuration]) -> None:
+    """Builds and times each configuration and reports them all. Exits with 1 where some failed."""
+    rows: list[report.Row] = []
+    failures: list[dict[str, str]] = []
+    timed: dict[str, Any] = {}
+    done: list[Path] = []
+    for i, wanted in enumerate(configurations, 1):
+        model = f"{'megatron-' * benchmark.megatron}{wanted.model}"
+        name = f"{model}-{wanted.precision}-{wanted.sequence_length}"
+        path = benchmark.output / "engines" / f"{name}{'-random' * benchmark.random_weights}.engine"
+        at = f"[{i}/{len(configurations)}] {name}"
+        try:
+            with cli.elapsed(f"{at}: engine"):
+                build(benchmark, wanted, path)
+            with cli.elapsed(f"{at}: timing"):
+                timed = measure(benchmark, wanted, path)
+        except (InputError, RuntimeError, OSError) as e:
+            failures.append({"configuration": name, "reason": str(e)})
+            cli.warn(f"{name} failed: {e}")
+            continue
+        of_engine = {"model": model, "precision": wanted.precision, "packed": timed["packed"]}
+        rows += [{**of_engine, **row} for row in timed["results"]]
+        done.append(result_path(benchmark, path))
+    if rows:
+        write(benchmark, rows, failures, timed)
+    if failures:
+        sys.stdout.flush()
+        listed = "; ".join(f"{each['configuration']}: {each['reason']}" for each in failures)
+        print(f"error: {len(failures)} of {len(configurations)} configurations failed: {listed}", file=sys.stderr)
+        raise SystemExit(1)
+    for result in done:
+        result.unlink(missing_ok=True)
+
+
+def write(benchmark: Benchmark, rows: list[report.Row], failures: list[dict[str, str]], timed: dict[str, Any]) -> None:
+    """Writes figures.json, plot and table, and prints the table."""
+    shared = {name: timed[name] for name in ("backend", "version", "device")}
+    shared |= {"enable_graph": timed.get("enable_graph", False), "random_weights": benchmark.random_weights}
+    files.write_json(benchmark.output / "figures.json", {**shared, "results": rows, "failures": failures})
+    title = f"{timed['device']}, {timed['backend']} {timed['version']}"
+    title += ", CUDA graphs" * shared["enable_graph"] + ", random weights" * benchmark.random_weights
+    for kind, content in report.plot(rows, title).items():
+        files.write_bytes(benchmark.output / f"plot.{kind}", content)
+    table = report.markdown(rows)
+    files.write_bytes(benchmark.output / "table.md", table.encode())
+    print(f"Wrote table.md, figures.json, plot.png and plot.svg in {benchmark.output}\n")
+    print(table, end="")
+
+
+if __name__ == "__main__":
+    cli.main(main)
