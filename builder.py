@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Builds an engine for BERT question answering whose sequences are padded to one length."""
 
 from __future__ import annotations

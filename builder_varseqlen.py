@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Builds an engine for BERT question answering whose sequences lie end to end: nothing is computed for padding."""
 
 from __future__ import annotations

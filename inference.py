@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Answers questions with an engine, or scores it on SQuAD."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Answers questions with a TensorRT engine, or scores it on SQuAD, through the C++ extension."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Answers questions with a packed engine, or scores it on SQuAD. The engine tells its layout, the rest is inference.py's."""
 
 from helpers import cli

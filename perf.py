@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Times an engine on random tokens: the network alone, without copies, or from end to end."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Times a packed engine on random tokens. The engine tells its layout, the rest is perf.py's."""
 
 from helpers import cli

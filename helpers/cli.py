@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import threading
 import time
@@ -33,6 +34,13 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=Help, allow_abbrev=False)
         self.add_argument("--version", action="version", version=__version__)
         self.add_argument("--verbose", action="store_true", help="detailed log, and tracebacks of errors")
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        if "_ARGCOMPLETE" in os.environ:  # a shell asks what can stand here
+            import argcomplete
+
+            argcomplete.autocomplete(self)
+        return super().parse_args(*args, **kwargs)
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
         """No abbreviations, of flags with one dash neither: -t must not become -tcf."""

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Compares the medians in JSON files of perf.py, perf_varseqlen.py, build/perf and inference_benchmark.py, cell by cell."""
 
 from __future__ import annotations

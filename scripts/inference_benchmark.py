@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Builds engines of several models, precisions and sequence lengths, times them, and writes a table, a JSON file and a plot.
 
 A run that was interrupted, or where something failed, goes on where it stopped. A run after a complete one keeps the

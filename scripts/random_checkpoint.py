@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Writes a BERT checkpoint of random weights: a shape to time where no trained checkpoint can be had.
 
 It has the activation ranges that int8 needs, found by running it in float32 on random tokens.

@@ -3,7 +3,7 @@
 # Further arguments go to pytest.
 # shellcheck source=scripts/setup.sh
 . "$(dirname "$0")/setup.sh"
-setup requirements.txt requirements-convert.txt requirements-dev.txt
+setup requirements.txt requirements-convert.txt requirements-notebook.txt requirements-report.txt requirements-dev.txt
 
 .venv/bin/python -m ruff check .
 .venv/bin/python -m ruff format --check .

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Writes a wider checkpoint that computes the same logits, in a hidden size that int8 plugins take (docs/checkpoints.md)."""
 
 from __future__ import annotations
