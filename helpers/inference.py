@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable
 
+import numpy as np
+
 from helpers import answer, cli, engine, files, squad, tokenization
 from helpers.answer import Answer, Candidate, Options
 from helpers.errors import InputError
@@ -147,10 +149,11 @@ def ranked(args: argparse.Namespace, found: Answer) -> list[dict[str, Any]]:
         null = Candidate("", 0, 0, found.null_score)
         wins = not candidates or null.score - candidates[0].score > args.null_score_diff_threshold
         candidates.insert(0 if wins else len(candidates), null)
-    chances = answer.probabilities([candidate.score for candidate in candidates])
+    scores = [candidate.score for candidate in candidates]
+    chances = np.round(answer.probabilities(scores), 6).tolist()  # a list at once: a SQuAD file has 200,000 candidates
     return [
-        {**candidate._asdict(), "score": round(candidate.score, 4), "probability": round(chance, 6)}
-        for candidate, chance in zip(candidates, chances)
+        {"text": text, "start": start, "end": end, "score": score, "probability": chance}
+        for (text, start, end, _), score, chance in zip(candidates, np.round(scores, 4).tolist(), chances)
     ]
 
 

@@ -80,7 +80,7 @@ def logger() -> Any:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
                 self.errors.append(message)
             if message.startswith("(Sparsity) TRT inference plan picked sparse implementation for layers:"):
-                self.sparse_layers = len(re.findall(r"[\w.]+", message.partition(":")[2]))
+                self.sparse_layers = len(re.findall(r"\.(?:qkv|dense)\b", message))  # their names are bert.py's
             if self.verbose:
                 print(f"[TensorRT {severity.name.lower()}] {message}", flush=True)
 
