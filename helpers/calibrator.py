@@ -20,14 +20,14 @@ from helpers.bert import bert_qa
 from helpers.config import BertConfig
 from helpers.errors import InputError
 from helpers.files import write_json
-from helpers.ranges import PROBABILITIES, is_added, quantizers
+from helpers.ranges import PROBABILITIES, is_added, is_gelu, quantizers
 from helpers.tokenization import Tokenizer
 from helpers.weights import BertWeights
 from helpers.windows import Batch, fill
 
-# Of a tensor's absolute values in a window, averaged over windows; docs/benchmarks.md has what else was tried. What is
-# added to a residual has a few values far beyond all others, which are better cut off.
-QUANTILE, ADDED_QUANTILE = 1.0, 0.99999
+# A range is the mean over windows of a tensor's largest absolute value in each; docs/benchmarks.md has what else was
+# tried. What is added to a residual, and GELU's output, have a few values far beyond all others, which are cut off.
+CUT_QUANTILE = 0.99999
 
 
 def windows(path: Path, count: int, sequence_length: int, tokenizer: Tokenizer) -> list[Batch]:
@@ -57,12 +57,12 @@ def calibrate(weights: BertWeights, config: BertConfig, batches: Iterable[Batch]
     found: list[list[float]] = []
     for batch in batches:
         values = [np.abs(value).ravel() for value in session.run(names, batch._asdict())]
-        found.append([quantile(value, ADDED_QUANTILE if is_added(n) else QUANTILE) for n, value in zip(names, values)])
+        found.append([quantile(value, CUT_QUANTILE if is_added(n) or is_gelu(n) else 1.0) for n, value in zip(names, values)])
+    over_windows = zip(names, np.mean(found, 0), np.max(found, 0))
+    ranges = {name: highest if is_gelu(name) else mean for name, mean, highest in over_windows}
     # A probability may always be 1, and rarely is: what was seen would cut off every decided attention.
-    return {
-        name: 1.0 if name.endswith(PROBABILITIES) else max(float(amax), float(np.finfo(np.float32).tiny))
-        for name, amax in zip(names, np.mean(found, 0))
-    }
+    ranges |= {name: 1.0 for name in names if name.endswith(PROBABILITIES)}
+    return {name: max(float(amax), float(np.finfo(np.float32).tiny)) for name, amax in ranges.items()}
 
 
 def quantile(values: np.ndarray, fraction: float) -> float:
@@ -73,7 +73,7 @@ def quantile(values: np.ndarray, fraction: float) -> float:
 
 def stamp(weights: BertWeights, config: BertConfig, batches: Sequence[Batch]) -> str:
     """What a calibration depends on, in one number: the model, the text and its windows, the method."""
-    digest = hashlib.sha256(repr((config, QUANTILE, ADDED_QUANTILE)).encode())
+    digest = hashlib.sha256(repr((config, CUT_QUANTILE, "mean, GELU maximum")).encode())
     for array in weights.tensors().values():
         digest.update(np.ascontiguousarray(array).data)
     for batch in batches:

@@ -70,6 +70,11 @@ def is_added(name: str) -> bool:
     return name.endswith(".output.dense")
 
 
+def is_gelu(name: str) -> bool:
+    """Whether a tensor is GELU's output."""
+    return name.endswith(".intermediate.gelu")
+
+
 def of_projections(ranges: Mapping[str, float]) -> dict[str, float]:
     """Only the ranges of what projections read: those of attention's own products and of additions left out."""
     other = ("attention.self.qkv", PROBABILITIES)

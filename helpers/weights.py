@@ -164,9 +164,10 @@ def check_tensors(named: Mapping[str, np.ndarray], config: BertConfig, source: s
         InputError: lists every missing tensor, or every wrong shape, or every tensor with NaN or infinity.
     """
     shapes = tensor_shapes(config)
-    missing = dict.fromkeys(spelled(name) for name in shapes if name not in named)  # one fused tensor may be several
+    spelling = {name: spelled(name) for name in shapes}  # several may be parts of one fused tensor of the file
+    missing = dict.fromkeys(spelling[name] for name in shapes if name not in named)
     if missing:
-        raise InputError(f"{source} lacks {len(missing)} of {len(shapes)} tensors: {', '.join(missing)}")
+        raise InputError(f"{source} lacks {len(missing)} of {len(set(spelling.values()))} tensors: {', '.join(missing)}")
     wrong = [
         f"{spelled(name)}: expected {list(shape)}, found {list(named[name].shape)}"
         for name, shape in shapes.items()

@@ -121,7 +121,8 @@ class ArrayUnpickler(pickle.Unpickler):
         asked = f"{module.replace('numpy._core', 'numpy.core')}.{name}"
         found = torch_parts().get(asked) if module.split(".")[0] == "torch" else PARTS_OF_PICKLES.get(asked)
         if found is None:
-            raise InputError(f"it asks for {module}.{name}, which no array needs")
+            asked = ascii(f"{module}.{name}")[1:-1]  # a name may hold anything, even what a terminal obeys
+            raise InputError(f"it asks for {asked}, which no array needs")
         return found
 
 
