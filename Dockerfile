@@ -4,7 +4,7 @@ FROM nvcr.io/nvidia/tensorrt:23.10-py3
 # Not pinned: Ubuntu's archive keeps only the newest version of a package.
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends cmake curl g++ make python3-dev python3-venv \
+ && apt-get install --yes --no-install-recommends cmake curl g++ make python-is-python3 python3-dev python3-venv \
  && rm -rf /var/lib/apt/lists/*
 
 # scripts/launch.sh mounts the project here. CMake notes the path, so that `make` works in the container too.

@@ -295,6 +295,28 @@ def test_version(script: str, tmp_path: Path) -> None:
     assert succeeds(script, "--version", tmp_path) == f"{__version__}\n"
 
 
+def complete(script: str, args: str) -> list[str]:
+    """What a shell offers after these arguments: it reads the suggestions from file descriptor 8, as argcomplete's does."""
+    line = f"{script} {args}"
+    variables = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    shell = ["bash", "-c", 'exec "$@" 8>&1 >/dev/null', "bash", *command(script, "")]
+    done = subprocess.run(shell, env={**os.environ, **variables}, capture_output=True, text=True, timeout=100)
+    return sorted(word.strip() for word in done.stdout.split("\n") if word.strip())
+
+
+@pytest.mark.parametrize(
+    "script", sorted(str(path.relative_to(ROOT)) for kind in ("*.py", "scripts/*.py") for path in ROOT.glob(kind))
+)
+def test_tab_completion(script: str) -> None:
+    assert b"PYTHON_ARGCOMPLETE_OK" in (ROOT / script).read_bytes()[:1024]  # where the shell looks for it
+    assert complete(script, "--verb") == ["--verbose"]
+
+
+def test_tab_completion_of_choices() -> None:
+    assert complete("builder.py", "--backend ") == ["auto", "onnxruntime", "tensorrt"]
+    assert complete("scripts/random_checkpoint.py", "-o x l") == ["large"]
+
+
 @pytest.mark.parametrize("script", ["builder.py", "inference.py", "perf.py"])
 def test_unknown_flag(script: str, work: Path) -> None:
     given = "-pt model -o new.engine" if script == "builder.py" else "-e padded.engine"
