@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-s", "--sequence-length", type=cli.positive, default=128, help="tokens of each sequence, or of the longest")
     add("-i", "--iterations", type=cli.positive, default=200, help="timed runs a batch size")
     add("-w", "--warm-up-runs", type=cli.not_negative, default=10, help="runs before the clock starts")
-    add("-d", "--duration", type=float, default=0.0, help="least seconds a batch size")
+    add("-d", "--duration", type=cli.at_least(0), default=0.0, help="least seconds a batch size")
     add("-r", "--random-seed", type=cli.not_negative, default=12345, help="seed of the input tokens")
     add("--enable-graph", action="store_true", help="replay a captured CUDA graph, through the C++ extension")
     add("--lengths", metavar="FILE|squad", help="sequences of these lengths: a file of numbers, or the windows of a SQuAD file")
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace, open_session: Callable[..., Session]) -> None:
         InputError: a batch size or the sequence length is not one of the engine's.
     """
     if args.json:
-        files.check_writable(args.json)
+        files.check_writable(args.json, args.engine, engine.description_path(args.engine))
     description = engine.describe(args.engine)
     session = open_session(args.engine, args.backend, description)
     longest, layout = args.sequence_length, session.layout

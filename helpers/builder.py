@@ -65,7 +65,7 @@ def build(parser: cli.Parser, args: argparse.Namespace, profiles: list[Profile],
     checkpoint: Path = getattr(args, source)
     folder = args.config_dir
     if folder is None and source == "pytorch":
-        folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+        folder = pytorch.find_file(checkpoint).parent
     if folder is None:
         parser.error("the configuration's folder is required: -c, --config-dir")
 
@@ -81,7 +81,7 @@ def build(parser: cli.Parser, args: argparse.Namespace, profiles: list[Profile],
     for output in filter(
         None, (args.output, engine.description_path(args.output), args.timing_cache_file, getattr(args, "calib_path", None))
     ):
-        files.check_writable(output)
+        files.check_writable(output, checkpoint, vocab_file, getattr(args, "squad_json", vocab_file))
     backend = engine.choose_backend(args.backend)
     ignored = [flag for name, flag in TENSORRT_FLAGS.items() if getattr(args, name, False)]
     if backend == "onnxruntime" and ignored:
@@ -146,7 +146,7 @@ def find_ranges(
     batches = calibrator.windows(args.squad_json, args.calib_num, sequence_length, tokenizer)
     computed_for = calibrator.stamp(weights, config, batches)
     if args.calib_path:
-        cached = calibrator.read_cache(args.calib_path, computed_for, cli.warn)
+        cached = calibrator.read_cache(args.calib_path, computed_for, config.num_hidden_layers, cli.warn)
         if cached:
             return cached
     found = calibrator.calibrate(weights, config, tqdm(batches, "Calibrating", unit=" windows"))

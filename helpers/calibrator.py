@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Callable
@@ -81,17 +82,20 @@ def stamp(weights: BertWeights, config: BertConfig, batches: Sequence[Batch]) ->
     return digest.hexdigest()
 
 
-def read_cache(path: Path, expected: str, warn: Callable[[str], None]) -> dict[str, float] | None:
+def read_cache(path: Path, expected: str, num_layers: int, warn: Callable[[str], None]) -> dict[str, float] | None:
     """The ranges in a cache file, or None where there is none, or none of this model and text (with a warning)."""
     if not path.exists():
         return None
     try:
         cache: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = {str(name): float(amax) for name, amax in cache["ranges"].items()}
-        if cache["stamp"] == expected:
+        if cache["stamp"] != expected:
+            reason = "of another model, sequence length or text"
+        elif found.keys() != quantizers(num_layers).keys() or not all(0 < amax < math.inf for amax in found.values()):
+            reason = "damaged"
+        else:
             return found
-        reason = "of another model, sequence length or text"
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
         reason = "not one of this project"
     warn(f"calibration cache {path} is {reason}: ignored, and replaced after calibration")
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import threading
@@ -67,8 +68,8 @@ def main(command: Callable[[list[str]], None]) -> NoReturn:
     except Exception as e:
         if "--verbose" in arguments:
             traceback.print_exc()
-        text = " ".join(str(e).split()) or type(e).__name__
-        print(f"error: {text}" if isinstance(e, InputError) else f"error: {type(e).__name__}: {text}", file=sys.stderr)
+        text = str(e) if isinstance(e, InputError) else ": ".join(filter(None, [type(e).__name__, str(e)]))
+        print("error:", *text.split(), file=sys.stderr)
         code = 2 if isinstance(e, InputError) else 1
     raise SystemExit(code)
 
@@ -78,19 +79,34 @@ def warn(message: str) -> None:
 
 
 def positive(text: str) -> int:
-    """An argparse type: a whole number from 1."""
+    """An argparse type: a whole number from 1 that fits 32 bits, as TensorRT's sizes do."""
     try:
         value = int(text)
     except ValueError:
         value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
+    if not 1 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1{' to 2147483647' * (value > 1)}, not {text!r}")
     return value
 
 
 def not_negative(text: str) -> int:
     """An argparse type: a whole number from 0."""
     return 0 if text.strip() == "0" else positive(text)
+
+
+def at_least(least: float) -> Callable[[str], float]:
+    """An argparse type: a finite number from `least`."""
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"must be a number from {least:g}, not {text!r}")
+        return value
+
+    return number
 
 
 def add_backend(parser: argparse.ArgumentParser) -> None:

@@ -92,11 +92,13 @@ def choose_backend(name: str) -> str:
 def build(weights: BertWeights, config: BertConfig, backend: str, options: BuildOptions, warn: Callable[[str], None]) -> bytes:
     """The engine, serialized.
 
+    Args:
+        weights: as `fit` gives them.
+
     Raises:
         InputError: the GPU's memory does not suffice, or a plugin is missing.
         RuntimeError: TensorRT failed; the message is TensorRT's.
     """
-    weights = fit(weights, config, backend, options.fp16 or options.int8 is not None)
     if backend == "onnxruntime":
         return build_onnx(weights, config, options)
     return build_tensorrt(weights, config, options, warn)
@@ -226,8 +228,8 @@ def check_kernels(options: BuildOptions, config: BertConfig, weights: BertWeight
         )
     if int8_attention:
         flag = "--int8" if options.packed else "-imh"
-        old = capability < (7, 5) and not options.packed
-        need(not old, f"int8 attention (-imh) needs compute capability 7.5, {name} has less: leave it out")
+        supported = options.packed or capability >= (7, 5)  # the packed plugin's int8 kernels begin at its own 7.2
+        need(supported, f"int8 attention (-imh) needs compute capability 7.5, {name} has less: leave it out")
         need(head_size == FUSED_HEAD_SIZE, f"int8 attention needs heads of at most 64, not {head_size}: leave out {flag}")
     if int8_norm:
         need(capability >= (7, 2), f"int8 skip-layernorm (-iln) needs compute capability 7.2, {name} has less: leave it out")

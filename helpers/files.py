@@ -12,9 +12,12 @@ from typing import Any
 from helpers.errors import InputError
 
 
-def check_writable(path: Path) -> None:
-    """Finds out before the work starts whether `path` can be written. Raises InputError."""
+def check_writable(path: Path, *inputs: Path) -> None:
+    """Finds out before the work starts whether `path` can be written, and is none of the files read. Raises InputError."""
     try:
+        for source in inputs:
+            if path.is_file() and source.exists() and path.samefile(source):
+                raise InputError(f"output {path} is read as well, and would be overwritten: name another file")
         if path.is_dir():
             raise InputError(f"output {path} is a folder: name a file")
         if not path.parent.is_dir():
@@ -26,6 +29,14 @@ def check_writable(path: Path) -> None:
             raise InputError(f"output {path} exists and is not writable")
     except OSError as e:
         raise InputError(f"output {path} cannot be written: {e.strerror}") from e
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it, where they are missing. Raises InputError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"output folder {path} cannot be made: {e.strerror}") from e
 
 
 def write_bytes(path: Path, *parts: bytes) -> None:

@@ -50,7 +50,7 @@ def run(parser: cli.Parser, args: argparse.Namespace, open_session: Callable[...
         if args.passage or args.passage_file or args.question or args.question_file:
             parser.error("--squad-json brings its own passages and questions: give no others")
         for path in prediction_files(args.output_prediction_file):
-            files.check_writable(path)
+            files.check_writable(path, args.squad_json, args.engine)
         passages, questions = squad.read(args.squad_json)
     else:
         passages = [text_of(parser, args, "passage")]
@@ -190,9 +190,10 @@ def score(
                 odds[questions[i].id] = found.null_score - (found.candidates[0].score if found.candidates else 0.0)
                 bar.update()
     except KeyboardInterrupt:
-        partial = path.with_name(path.name + ".partial")
-        files.write_json(partial, {key: best[0]["text"] for key, best in in_order().items()})
-        print(f"\n{len(nbest)} of {len(questions)} questions answered, kept in {partial}")
+        if nbest:  # an earlier run's are worth more than none
+            partial = path.with_name(path.name + ".partial")
+            files.write_json(partial, {key: best[0]["text"] for key, best in in_order().items()})
+            print(f"\n{len(nbest)} of {len(questions)} questions answered, kept in {partial}")
         raise
     seconds = time.perf_counter() - start
     files.write_json(path, {key: best[0]["text"] for key, best in in_order().items()})

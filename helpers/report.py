@@ -26,6 +26,7 @@ class Cell(NamedTuple):
     precision: str | None
     packed: bool
     lengths: str | None  # the file whose sequence lengths were timed, if any
+    end_to_end: bool  # copies included
     sequence_length: int
     batch_size: int
 
@@ -140,7 +141,7 @@ def read(path: Path) -> dict[Cell, float]:
         raise InputError(f"{path} cannot be read: {e.strerror}") from e
     except KeyError as e:
         raise InputError(f"{path} lacks {e}: give a file that perf.py --json or inference_benchmark.py wrote") from e
-    except (ValueError, TypeError, RecursionError) as e:
+    except (ValueError, TypeError, OverflowError, RecursionError) as e:
         raise InputError(f"{path} is not a file that perf.py --json or inference_benchmark.py wrote: {e}") from e
     if not found:
         raise InputError(f"{path} has no results")
@@ -158,7 +159,7 @@ def cell_of(row: Row) -> Cell:
     words = row.get("model"), row.get("precision"), row.get("lengths")
     if any(not isinstance(word, (str, type(None))) for word in words):
         raise TypeError("model, precision and lengths must be words")
-    return Cell(words[0], words[1], bool(row.get("packed")), words[2], *sizes)
+    return Cell(words[0], words[1], bool(row.get("packed")), words[2], bool(row.get("end_to_end")), *sizes)
 
 
 def check_once(path: Path, cells: Iterable[Cell]) -> None:
@@ -184,4 +185,5 @@ def aligned(files: dict[Path, dict[Cell, float]]) -> list[dict[Cell, float]]:
 def describe(cell: Cell) -> str:
     """A cell in words."""
     kind = [cell.model, cell.precision, "packed" if cell.packed else None, cell.lengths and f"lengths of {cell.lengths}"]
+    kind.append("end to end" if cell.end_to_end else None)
     return " ".join(filter(None, [*kind, f"S {cell.sequence_length} B {cell.batch_size}"]))

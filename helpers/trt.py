@@ -1,6 +1,6 @@
 """TensorRT itself: whether it can be used here, its log, its plugin library, and what differs between versions.
 
-Written for TensorRT 8.5.1 to 8.6.x. Only graphs, the engine builder, the calibrator and sessions import this.
+Written for TensorRT 8.5.1 to 8.6.x. Only graphs, engine.py and sessions use this.
 """
 
 from __future__ import annotations

@@ -14,19 +14,14 @@ from helpers import cli, report
 from helpers.errors import InputError
 
 
-def ratio(text: str) -> float:
-    """An argparse type: a number from 1."""
-    value = float(text)
-    if not 1 <= value < math.inf:
-        raise ValueError
-    return value
-
-
 def main(argv: list[str]) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="JSON files; ratios are to the first one")
     parser.add_argument(
-        "--max-slowdown", type=ratio, metavar="RATIO", help="exit 1 where a cell takes more than RATIO times as long, say 1.05"
+        "--max-slowdown",
+        type=cli.at_least(1),
+        metavar="RATIO",
+        help="exit 1 where a cell takes more than RATIO times as long, say 1.05",
     )
     args = parser.parse_args(argv)
     if len(args.files) < 2 or len(set(args.files)) < len(args.files):
@@ -39,8 +34,8 @@ def main(argv: list[str]) -> None:
     shared = [cell for cell in cells if cell in first and any(cell in other for other in others)]
     if not shared:
         raise InputError(
-            f"no cell of {names[0]} is in another file: equal must be precision, padded or packed, sequence length and "
-            "batch size, and the model where all files name one"
+            f"no cell of {names[0]} is in another file: equal must be precision, padded or packed, end to end or not, "
+            "sequence length and batch size, and the model where all files name one"
         )
     slower, lines = [], []
     for cell in shared:

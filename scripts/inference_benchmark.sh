@@ -4,9 +4,12 @@
 here=$PWD
 # shellcheck source=scripts/setup.sh
 . "$(dirname "$0")/setup.sh"
-needed=(requirements.txt requirements-report.txt)
-# Trained checkpoints are TensorFlow's.
-if [[ " $* " != *" --random-weights "* ]]; then needed+=(requirements-convert.txt); fi
+needed=(requirements.txt)
+if [[ ! " $* " =~ " -h "|" --help " ]]; then
+  needed+=(requirements-report.txt)
+  # Trained checkpoints are TensorFlow's.
+  if [[ " $* " != *" --random-weights "* ]]; then needed+=(requirements-convert.txt); fi
+fi
 setup "${needed[@]}"
 
 project=$PWD

@@ -18,7 +18,7 @@ from helpers import calibrator, cli, ranges, transforms  # noqa: E402
 from helpers.benchmark import random_batch  # noqa: E402
 from helpers.checkpoints import megatron, pytorch  # noqa: E402
 from helpers.config import BertConfig  # noqa: E402
-from helpers.files import write_bytes, write_json  # noqa: E402
+from helpers.files import make_folder, write_bytes, write_json  # noqa: E402
 from helpers.weights import random_weights  # noqa: E402
 
 SIZES = {
@@ -33,13 +33,14 @@ def main(argv: list[str]) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("model", choices=SIZES, help="of Devlin et al., 2018, table 1; mini is as large as the bundled model")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
-    parser.add_argument("-r", "--random-seed", type=int, default=12345, help="seed of the weights")
+    parser.add_argument("-r", "--random-seed", type=cli.not_negative, default=12345, help="seed of the weights")
     parser.add_argument(
         "--megatron", action="store_true", help="Megatron residuals and 2:4 sparse matrices, for --pickle: megatron.pkl"
     )
     args = parser.parse_args(argv)
 
     config, vocab = SIZES[args.model], ROOT / "models/minilm-l6-squad/vocab.txt"
+    make_folder(args.output)
     weights = random_weights(config, args.random_seed)
     if args.megatron:
         weights = transforms.prune(weights)
@@ -47,7 +48,6 @@ def main(argv: list[str]) -> None:
     found = calibrator.calibrate(weights, config, windows, args.megatron)
     weights = replace(weights, ranges=ranges.to_checkpoint(found, config.num_hidden_layers, args.megatron))
     if args.megatron:
-        args.output.mkdir(parents=True, exist_ok=True)
         megatron.save(args.output / "megatron.pkl", weights)
         write_json(args.output / "config.json", asdict(config))
         write_bytes(args.output / "vocab.txt", vocab.read_bytes())

@@ -13,6 +13,8 @@ sys.path.insert(0, str(ROOT))
 from helpers import cli  # noqa: E402
 from helpers.checkpoints import pytorch  # noqa: E402
 from helpers.config import BertConfig  # noqa: E402
+from helpers.files import check_writable, make_folder  # noqa: E402
+from helpers.tokenization import read_vocab  # noqa: E402
 from helpers.transforms import widen  # noqa: E402
 
 
@@ -23,9 +25,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
     args = parser.parse_args(argv)
 
-    config = BertConfig.load(args.checkpoint)
+    config, vocab = BertConfig.load(args.checkpoint), args.checkpoint / "vocab.txt"
+    read_vocab(vocab)  # which is copied last
+    make_folder(args.output)
+    check_writable(args.output / "vocab.txt", vocab)
     weights, wide = widen(pytorch.load(args.checkpoint, config), config, args.times)
-    pytorch.save(args.output, weights, wide, args.checkpoint / "vocab.txt")
+    pytorch.save(args.output, weights, wide, vocab)
     print(f"Wrote {args.output}, hidden size {wide.hidden_size}")
 
 

@@ -553,6 +553,10 @@ def test_check_writable(tmp_path: Path) -> None:
         files.check_writable(tmp_path / "none" / "out")
     with pytest.raises(InputError, match=f"^output folder {tmp_path / 'old'} is not a folder$"):
         files.check_writable(tmp_path / "old" / "out")
+    (tmp_path / "link").symlink_to("old")
+    files.check_writable(tmp_path / "new", tmp_path / "old", tmp_path / "absent")
+    with pytest.raises(InputError, match="old is read as well, and would be overwritten"):
+        files.check_writable(tmp_path / "old", tmp_path / "link")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")

@@ -583,6 +583,7 @@ def test_bad_usage_of_builders(work: Path, args: str, says: str) -> None:
         ("builder_varseqlen.py", "-o absent/new.engine", "output folder absent does not exist"),
         ("builder.py", "-o passage.txt/new.engine", " passage.txt"),  # a file
         ("builder.py", "-o model", "output model is a folder"),
+        ("builder.py", "-o model/vocab.txt", "output model/vocab.txt is read as well"),
         ("builder.py", "-o .", "output . is a folder"),
         ("builder.py", "-o taken", "output taken.json is a folder"),  # no place for the description
         ("builder.py", "-o new.engine -tcf absent/new.cache", "output folder absent does not exist"),
@@ -844,8 +845,11 @@ def test_predictions_that_cannot_be_written(work: Path, args: str, says: str) ->
         ("-s 0", "argument -s/--sequence-length"),
         ("-s 64 -b 0", "argument -b/--batch-size"),
         ("-s 64 -i 0", "argument -i/--iterations"),
+        ("-s 64 -d=-1", "argument -d/--duration: must be a number from 0, not '-1'"),
+        ("-s 64 -d nan", "argument -d/--duration: must be a number from 0, not 'nan'"),
         ("-s 64 -r=-1", "-r/--random-seed"),
         ("-s 64 --json absent/out.json", "output folder absent does not exist"),
+        ("-s 64 --json padded.engine", "output padded.engine is read as well, and would be overwritten"),
         ("-s 64 --json passage.txt/out.json", "output folder passage.txt "),
         ("-s 64 --lengths absent.txt", "lengths file absent.txt cannot be read: No such file or directory"),
         ("-s 64 --lengths empty.txt", "lengths file empty.txt must hold numbers from 1 to 64 (-s), at least one"),

@@ -193,7 +193,7 @@ def script(project: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def benchmark(script: ModuleType, capability: tuple[int, int] = (9, 0), megatron: bool = False) -> Any:
     device = script.Device("tensorrt", "8.6.0", "NVIDIA H200", capability)
-    return script.Benchmark(Path("output"), device, megatron, False, [1], 1, ["perf.py"])
+    return script.Benchmark(Path("output"), device, megatron, False, [1], 1, 5, ["perf.py"])
 
 
 def test_a_checkpoint_that_cannot_be_had(project: Path, tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_output_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = run(tmp_path / "file", *ON_CPU)
     assert done.returncode == 2
-    assert done.stderr == f"error: output folder {tmp_path}/file cannot be made: Not a directory\n"
+    assert done.stderr == f"error: output folder {tmp_path}/file cannot be made: File exists\n"
 
 
 @pytest.mark.gpu

@@ -614,9 +614,9 @@ FOUND = {name: 0.1 + i / 3 for i, name in enumerate(TENSORS)}
 
 def test_cache_round_trip(tmp_path: Path, told: list[str]) -> None:
     path = tmp_path / "cache"
-    assert calibrator.read_cache(path, "stamp", told.append) is None
+    assert calibrator.read_cache(path, "stamp", 2, told.append) is None
     calibrator.write_cache(path, FOUND, "stamp")
-    assert calibrator.read_cache(path, "stamp", told.append) == FOUND
+    assert calibrator.read_cache(path, "stamp", 2, told.append) == FOUND
     assert told == []
     assert list(tmp_path.iterdir()) == [path]
 
@@ -624,12 +624,12 @@ def test_cache_round_trip(tmp_path: Path, told: list[str]) -> None:
 def test_stale_cache(tmp_path: Path, told: list[str]) -> None:
     path = tmp_path / "cache"
     calibrator.write_cache(path, FOUND, "old")
-    assert calibrator.read_cache(path, "new", told.append) is None
+    assert calibrator.read_cache(path, "new", 2, told.append) is None
     assert told == [
         f"calibration cache {path} is of another model, sequence length or text: ignored, and replaced after calibration"
     ]
-    calibrator.write_cache(path, {"x": 1.0}, "new")
-    assert calibrator.read_cache(path, "new", told.append) == {"x": 1.0}
+    calibrator.write_cache(path, FOUND, "new")
+    assert calibrator.read_cache(path, "new", 2, told.append) == FOUND
     assert len(told) == 1
 
 
@@ -653,8 +653,18 @@ def test_stale_cache(tmp_path: Path, told: list[str]) -> None:
 def test_malformed_cache(tmp_path: Path, told: list[str], content: bytes) -> None:
     path = tmp_path / "cache"
     path.write_bytes(content)
-    assert calibrator.read_cache(path, "stamp", told.append) is None
+    assert calibrator.read_cache(path, "stamp", 2, told.append) is None
     assert told == [f"calibration cache {path} is not one of this project: ignored, and replaced after calibration"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"bert.embeddings": float("nan")}, {"bert.embeddings": 0.0}, {"bert.embeddings": float("inf")}, {"x": 1.0}]
+)
+def test_damaged_cache(tmp_path: Path, told: list[str], change: dict[str, float]) -> None:
+    path = tmp_path / "cache"
+    calibrator.write_cache(path, {**FOUND, **change}, "stamp")
+    assert calibrator.read_cache(path, "stamp", 2, told.append) is None
+    assert told == [f"calibration cache {path} is damaged: ignored, and replaced after calibration"]
 
 
 def test_stamp(tmp_path: Path) -> None:

@@ -95,21 +95,21 @@ def write(path: Path, content: Any) -> Path:
 def test_read_takes_both_forms(tmp_path: Path) -> None:
     alone = write(tmp_path / "perf.json", perf("int8", {(128, 1): 0.5, (384, 8): 2}, packed=True))
     assert report.read(alone) == {
-        Cell(None, "int8", True, None, 128, 1): 0.5,
-        Cell(None, "int8", True, None, 384, 8): 2.0,
+        Cell(None, "int8", True, None, False, 128, 1): 0.5,
+        Cell(None, "int8", True, None, False, 384, 8): 2.0,
     }
     whole = write(tmp_path / "figures.json", {"device": "NVIDIA H200", "results": ROWS[2:]})
     assert report.read(whole) == {
-        Cell("base", "float16", False, None, 384, 1): 3.0,
-        Cell("base", "int8", False, None, 128, 1): 0.5,
+        Cell("base", "float16", False, None, False, 384, 1): 3.0,
+        Cell("base", "int8", False, None, False, 128, 1): 0.5,
     }
     lengths = write(tmp_path / "lengths.json", perf("int8", {(384, 8): 2}, lengths="squad"))
-    assert list(report.read(lengths)) == [Cell(None, "int8", False, "squad", 384, 8)]
+    assert list(report.read(lengths)) == [Cell(None, "int8", False, "squad", False, 384, 8)]
 
 
 def test_read_takes_the_measured_files_of_the_project() -> None:
     found = report.read(ROOT / "docs/benchmarks/base128.json")
-    assert found[Cell(None, "float16", False, None, 128, 32)] == 1.8194
+    assert found[Cell(None, "float16", False, None, False, 128, 32)] == 1.8194
 
 
 GOOD = perf("float16", {(128, 1): 1})
@@ -124,6 +124,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "a strange model": (perf("int8", {(128, 1): 1}, model=["base"]), "must be words"),
     "no time": (perf("int8", {(128, 1): 0}), "int8 S 128 B 1: a time must be above 0 ms, not 0.0"),
     "not a number": (perf("int8", {(128, 1): float("nan")}), "a time must be above 0 ms, not nan"),
+    "more than a float": (perf("int8", {(128, 1): 10**400}), "is not a file that perf.py"),
     "twice": ({**GOOD, "results": GOOD["results"] * 2}, "has 2 times of one cell: float16 S 128 B 1"),
 }
 
@@ -202,10 +203,11 @@ def test_compare_refuses(compare: Callable[..., subprocess.CompletedProcess[str]
         ({"A": GOOD}, [], "give two or more different files"),
         ({"A": GOOD, "B": perf("int8", {(128, 1): 1})}, [], "no cell of A is in another file"),
         ({"A": GOOD, "B": {**GOOD, "packed": True}}, [], "no cell of A is in another file"),
+        ({"A": GOOD, "B": {**GOOD, "end_to_end": True}}, [], "no cell of A is in another file"),
         ({"A": GOOD, "B": "{"}, [], "B is not a file that perf.py"),
         ({"A": GOOD}, ["absent.json"], "absent.json cannot be read: No such file or directory"),
-        ({"A": GOOD, "B": GOOD}, ["--max-slowdown", "0.9"], "argument --max-slowdown: invalid ratio value: '0.9'"),
-        ({"A": GOOD, "B": GOOD}, ["--max-slowdown", "fast"], "argument --max-slowdown: invalid ratio value: 'fast'"),
+        ({"A": GOOD, "B": GOOD}, ["--max-slowdown", "0.9"], "argument --max-slowdown: must be a number from 1, not '0.9'"),
+        ({"A": GOOD, "B": GOOD}, ["--max-slowdown", "fast"], "argument --max-slowdown: must be a number from 1, not 'fast'"),
     ):
         done = compare(*arguments, **files)
         assert (done.returncode, done.stdout) == (2, ""), says

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,31 @@ def test_widen_checkpoint(tmp_path: Path) -> None:
     for name, array in expected.tensors().items():
         np.testing.assert_array_equal(found[name], array.astype(np.float16).astype(np.float32), name)
     assert (tmp_path / "wide" / "vocab.txt").read_bytes() == (MODEL / "vocab.txt").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("widen_checkpoint.py model -o model", "output model/vocab.txt is read as well, and would be overwritten"),
+        ("widen_checkpoint.py bare -o wide", "vocabulary bare/vocab.txt cannot be read: No such file or directory"),
+        ("widen_checkpoint.py model -o file", "output folder file cannot be made: File exists"),
+        ("random_checkpoint.py mini -o file", "output folder file cannot be made: File exists"),
+        ("random_checkpoint.py mini --megatron -o file/new", "output folder file/new cannot be made: Not a directory"),
+        ("random_checkpoint.py mini -o new -r=-1", "argument -r/--random-seed: must be a whole number from 1"),
+    ],
+)
+def test_refused(tmp_path: Path, arguments: str, says: str) -> None:
+    shutil.copytree(MODEL, tmp_path / "model")
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare/config.json").write_bytes((MODEL / "config.json").read_bytes())
+    (tmp_path / "file").touch()
+    script, *rest = arguments.split()
+    command = [sys.executable, str(ROOT / "scripts" / script), *rest]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {says}") and done.stderr.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bare", "file", "model"]
+    assert (tmp_path / "model/model.safetensors").read_bytes() == (MODEL / "model.safetensors").read_bytes()
 
 
 def test_random_checkpoint(tmp_path: Path) -> None:
