@@ -361,7 +361,14 @@ def test_model_begins_anew_where_something_is_half_there(ngc: Ngc) -> None:
 def test_model_interrupted(ngc: Ngc) -> None:
     environment = {**os.environ, **ngc.environment("vocab.txt sleep", 0), "PATH": str(ngc.tools)}
     command = [shutil.which("bash") or "bash", "scripts/download_model.sh"]
-    script = subprocess.Popen(command, cwd=ngc.project, env=environment, start_new_session=True)
+    script = subprocess.Popen(
+        command,
+        cwd=ngc.project,
+        env=environment,
+        start_new_session=True,
+        # A shell that runs the tests in its background has SIGINT ignored, which its children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     slow = ngc.log.with_name("ngc.log.slow")
     deadline = time.monotonic() + 30
     while not slow.exists() and time.monotonic() < deadline:
