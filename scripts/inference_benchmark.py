@@ -38,6 +38,7 @@ SEQUENCE_LENGTHS = (128, 384)
 BATCH_SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 64, 128)
 ITERATIONS = (2000, 1000, 500, 200, 100, 50, 20, 10, 5)  # as many as a cell's time allows
 SECONDS = 10  # of a cell, where 1000 iterations do not take longer
+WORKSPACE = 8000  # MiB at most: large batches, unfused attention above all, need more than the builder's default
 FINE_TUNED = ROOT / "models/fine-tuned"
 SQUAD = ROOT / "squad/dev-v1.1.json"
 
@@ -164,10 +165,8 @@ def precision_flags(benchmark: Benchmark, wanted: Configuration) -> list[str]:
     """The builder's flags for a precision, on this generation of GPUs."""
     if benchmark.megatron:
         return ["--int8", "--fp16", "-il", "--megatron", *["-sp"] * (wanted.precision == "int8-sparse")]
-    if wanted.precision == "float32":
-        return ["-w", "8000"]  # unfused attention at batch size 128 needs more than the default
-    if wanted.precision == "float16":
-        return ["--fp16"]
+    if wanted.precision in ("float32", "float16"):
+        return ["--fp16"] * (wanted.precision == "float16")
     capability = benchmark.device.capability
     flags = ["--int8", "--fp16", "--strict"] if benchmark.device.backend == "tensorrt" else ["--int8"]
     skip_layer_norm = capability >= (7, 2) and wanted.model != "mini"  # whose hidden size has no kernel
@@ -185,7 +184,7 @@ def build(benchmark: Benchmark, wanted: Configuration, path: Path) -> None:
     if read_kept(stamp) == flags and fits(benchmark, wanted, path):
         return
     builder = ROOT / ("builder_varseqlen.py" if benchmark.megatron else "builder.py")
-    sizes = [*repeated("-b", benchmark.batch_sizes), "-s", wanted.sequence_length]
+    sizes = [*repeated("-b", benchmark.batch_sizes), "-s", wanted.sequence_length, "-w", WORKSPACE]
     paths: list[Word] = ["-o", path, "-tcf", benchmark.output / "timing.cache", "--backend", benchmark.device.backend]
     call(sys.executable, builder, *checkpoint(benchmark, wanted), *flags, *sizes, *paths)
     files.write_json(stamp, flags)
