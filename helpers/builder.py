@@ -46,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-sp", "--sparse", action="store_true", help="2:4 structured sparsity")
     add("-tcf", "--timing-cache-file", type=Path, help="TensorRT timing cache, read and written")
     cli.add_backend(parser)
+    # What only one of the builders has is off in the other.
+    parser.set_defaults(**dict.fromkeys(TENSORRT_FLAGS, False), megatron=False, squad_json=None, calib_path=None)
 
 
 def build(parser: cli.Parser, args: argparse.Namespace, profiles: list[Profile], packed: bool = False) -> None:
@@ -54,11 +56,10 @@ def build(parser: cli.Parser, args: argparse.Namespace, profiles: list[Profile],
     Raises:
         InputError: anything in the checkpoint, configuration, vocabulary, sizes or paths does not fit.
     """
-    interleaved, residual_sums = getattr(args, "interleaved", False), getattr(args, "megatron", False)
-    if interleaved and not args.int8:
+    if args.interleaved and not args.int8:
         raise InputError("--interleaved is a layout of int8: add --int8 --fp16")
     source = cli.one_of(parser, args, *(name for name in LOADERS if hasattr(args, name)))
-    if residual_sums and not (interleaved and source == "pickle"):
+    if args.megatron and not (args.interleaved and source == "pickle"):
         raise InputError(
             "--megatron residuals exist in interleaved int8 alone, of a pickle: add --pickle --interleaved --int8 --fp16"
         )
@@ -78,12 +79,12 @@ def build(parser: cli.Parser, args: argparse.Namespace, profiles: list[Profile],
     vocab_file = args.vocab_file or folder / "vocab.txt"
     vocab = tokenization.read_vocab(vocab_file)
     tokenization.check_vocab_size(vocab, config.vocab_size, vocab_file)
-    for output in filter(
-        None, (args.output, engine.description_path(args.output), args.timing_cache_file, getattr(args, "calib_path", None))
-    ):
-        files.check_writable(output, checkpoint, vocab_file, getattr(args, "squad_json", vocab_file))
+    inputs = list(filter(None, (checkpoint, vocab_file, args.squad_json)))
+    outputs = (args.output, engine.description_path(args.output), args.timing_cache_file, args.calib_path)
+    for output in filter(None, outputs):
+        files.check_writable(output, *inputs)
     backend = engine.choose_backend(args.backend)
-    ignored = [flag for name, flag in TENSORRT_FLAGS.items() if getattr(args, name, False)]
+    ignored = [flag for name, flag in TENSORRT_FLAGS.items() if getattr(args, name)]
     if backend == "onnxruntime" and ignored:
         computes = "int8 and float32" if args.int8 else "float32"
         cli.warn(f"ONNX Runtime on the CPU computes in {computes}: not honoured are {', '.join(ignored)}")
@@ -95,11 +96,11 @@ def build(parser: cli.Parser, args: argparse.Namespace, profiles: list[Profile],
     options = engine.BuildOptions(
         profiles=profiles,
         packed=packed,
-        interleaved=interleaved,
-        megatron=residual_sums,
+        interleaved=args.interleaved,
+        megatron=args.megatron,
         fp16=args.fp16,
         int8=Int8({}, *flags) if args.int8 else None,
-        strict=not packed and args.strict,
+        strict=args.strict,
         sparse=args.sparse,
         workspace_mib=args.workspace_size,
         timing_cache=args.timing_cache_file,
@@ -108,7 +109,7 @@ def build(parser: cli.Parser, args: argparse.Namespace, profiles: list[Profile],
     if backend == "tensorrt":
         engine.check_kernels(options, config, weights, cli.warn)
     if args.int8:
-        found = find_ranges(args, weights, config, longest, tokenization.Tokenizer(vocab, lower_case), residual_sums)
+        found = find_ranges(args, weights, config, longest, tokenization.Tokenizer(vocab, lower_case))
         if backend == "onnxruntime" and not weights.ranges:  # nothing was trained to be rounded: round only what pays
             found = ranges.of_projections(found)
         options = replace(options, int8=Int8(found, *flags))
@@ -124,20 +125,15 @@ def build(parser: cli.Parser, args: argparse.Namespace, profiles: list[Profile],
 
 
 def find_ranges(
-    args: argparse.Namespace,
-    weights: BertWeights,
-    config: BertConfig,
-    sequence_length: int,
-    tokenizer: Tokenizer,
-    residual_sums: bool,
+    args: argparse.Namespace, weights: BertWeights, config: BertConfig, sequence_length: int, tokenizer: Tokenizer
 ) -> dict[str, float]:
     """The activation ranges for int8: the checkpoint's, or else those that calibration finds or has found.
 
     Raises:
         InputError: the checkpoint lacks some ranges, or has none and the engine cannot be calibrated.
     """
-    if weights.ranges or not hasattr(args, "calib_num"):
-        return ranges.from_checkpoint(weights.ranges, config.num_hidden_layers, residual_sums)
+    if weights.ranges or args.squad_json is None:
+        return ranges.from_checkpoint(weights.ranges, config.num_hidden_layers, args.megatron)
     if not args.squad_json.exists():
         raise InputError(
             f"int8 needs text to calibrate with, but {args.squad_json} does not exist: name a SQuAD file with --squad-json, "

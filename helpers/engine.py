@@ -32,6 +32,9 @@ PACKED_LONGEST = 384
 # wrong (measured in docs/benchmarks.md; https://github.com/NVIDIA/TensorRT/issues/2948).
 BROKEN_LENGTH = 512
 INT8_HIDDEN_SIZES = (768, 1024)  # skip-layernorm in int8
+# The least compute capability of each.
+INT8_ATTENTION_CAPABILITY = (7, 5)  # padded; the packed plugin's own begins with PACKED_CAPABILITY
+INT8_NORM_CAPABILITY = PACKED_CAPABILITY = (7, 2)
 
 BACKENDS = ("auto", "tensorrt", "onnxruntime")
 MIB = 1 << 20
@@ -220,7 +223,7 @@ def check_kernels(options: BuildOptions, config: BertConfig, weights: BertWeight
 
     if options.packed:
         need(options.fp16, "packed engines need float16 on TensorRT: add --fp16")
-        need(capability >= (7, 2), f"packed engines need compute capability 7.2, {name} has less: use builder.py")
+        need(capability >= PACKED_CAPABILITY, f"packed engines need compute capability 7.2, {name} has less: use builder.py")
         need(head_size == FUSED_HEAD_SIZE, f"packed engines need heads of at most 64, not {head_size}: use builder.py")
         need(
             lengths[-1] <= PACKED_LONGEST,
@@ -228,11 +231,12 @@ def check_kernels(options: BuildOptions, config: BertConfig, weights: BertWeight
         )
     if int8_attention:
         flag = "--int8" if options.packed else "-imh"
-        supported = options.packed or capability >= (7, 5)  # the packed plugin's int8 kernels begin at its own 7.2
+        supported = options.packed or capability >= INT8_ATTENTION_CAPABILITY
         need(supported, f"int8 attention (-imh) needs compute capability 7.5, {name} has less: leave it out")
         need(head_size == FUSED_HEAD_SIZE, f"int8 attention needs heads of at most 64, not {head_size}: leave out {flag}")
     if int8_norm:
-        need(capability >= (7, 2), f"int8 skip-layernorm (-iln) needs compute capability 7.2, {name} has less: leave it out")
+        supported = capability >= INT8_NORM_CAPABILITY
+        need(supported, f"int8 skip-layernorm (-iln) needs compute capability 7.2, {name} has less: leave it out")
         need(
             hidden_size in INT8_HIDDEN_SIZES,
             f"int8 skip-layernorm has kernels for hidden sizes 768 and 1024, not {hidden_size}: build a padded engine "

@@ -169,13 +169,13 @@ def check_tensors(named: Mapping[str, np.ndarray], config: BertConfig, source: s
     if missing:
         raise InputError(f"{source} lacks {len(missing)} of {len(set(spelling.values()))} tensors: {', '.join(missing)}")
     wrong = [
-        f"{spelled(name)}: expected {list(shape)}, found {list(named[name].shape)}"
+        f"{spelling[name]}: expected {list(shape)}, found {list(named[name].shape)}"
         for name, shape in shapes.items()
         if named[name].shape != shape
     ]
     if wrong:
         raise InputError(f"{source} does not fit its configuration: {'; '.join(wrong)}")
-    odd = [spelled(name) for name in shapes if not np.isfinite(named[name]).all()]
+    odd = [spelling[name] for name in shapes if not np.isfinite(named[name]).all()]
     if odd:
         raise InputError(f"{source} holds NaN or infinity in {', '.join(odd)}")
 

@@ -169,8 +169,9 @@ def precision_flags(benchmark: Benchmark, wanted: Configuration) -> list[str]:
         return ["--fp16"] * (wanted.precision == "float16")
     capability = benchmark.device.capability
     flags = ["--int8", "--fp16", "--strict"] if benchmark.device.backend == "tensorrt" else ["--int8"]
-    skip_layer_norm = capability >= (7, 2) and wanted.model != "mini"  # whose hidden size has no kernel
-    attention = capability >= (7, 5) and wanted.sequence_length in engine.FUSED_LENGTHS_INT8
+    skip_layer_norm = capability >= engine.INT8_NORM_CAPABILITY and wanted.model != "mini"  # whose hidden size has no kernel
+    has_length = wanted.sequence_length in engine.FUSED_LENGTHS_INT8
+    attention = capability >= engine.INT8_ATTENTION_CAPABILITY and has_length
     return [*flags, *["-iln"] * skip_layer_norm, *["-imh"] * attention]
 
 

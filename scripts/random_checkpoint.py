@@ -8,7 +8,7 @@ It has the activation ranges that int8 needs, found by running it in float32 on 
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,7 +18,7 @@ from helpers import calibrator, cli, ranges, transforms  # noqa: E402
 from helpers.benchmark import random_batch  # noqa: E402
 from helpers.checkpoints import megatron, pytorch  # noqa: E402
 from helpers.config import BertConfig  # noqa: E402
-from helpers.files import make_folder, write_bytes, write_json  # noqa: E402
+from helpers.files import make_folder  # noqa: E402
 from helpers.weights import random_weights  # noqa: E402
 
 SIZES = {
@@ -49,8 +49,7 @@ def main(argv: list[str]) -> None:
     weights = replace(weights, ranges=ranges.to_checkpoint(found, config.num_hidden_layers, args.megatron))
     if args.megatron:
         megatron.save(args.output / "megatron.pkl", weights)
-        write_json(args.output / "config.json", asdict(config))
-        write_bytes(args.output / "vocab.txt", vocab.read_bytes())
+        pytorch.save_config(args.output, config, vocab)
     else:
         pytorch.save(args.output, weights, config, vocab)
     print(f"Wrote {args.output}")

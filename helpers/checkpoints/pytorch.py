@@ -44,6 +44,11 @@ def save(folder: Path, weights: BertWeights, config: BertConfig, vocab: Path) ->
     tensors = {name: array.astype(np.float16) for name, array in weights.tensors().items()}
     ranges = {f"{name}._amax": np.float32(amax).reshape(1) for name, amax in weights.ranges.items()}
     write_bytes(folder / "model.safetensors", safetensors.numpy.save({**tensors, **ranges}))
+    save_config(folder, config, vocab)
+
+
+def save_config(folder: Path, config: BertConfig, vocab: Path) -> None:
+    """Writes what stands beside the weights in a checkpoint's folder: the configuration and a copy of the vocabulary."""
     write_json(folder / "config.json", asdict(config))
     write_bytes(folder / "vocab.txt", vocab.read_bytes())
 
