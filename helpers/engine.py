@@ -20,8 +20,8 @@ from helpers.sessions.layouts import Padded, Profile
 from helpers.transforms import pad_heads
 from helpers.weights import BertWeights
 
-# TensorRT's own default. 5 takes four times as long and gains nothing (docs/benchmarks.md); tests build with 0.
-OPTIMIZATION_LEVEL = 3
+# TensorRT's own default is 3, which takes longer and makes no faster engine (docs/benchmarks.md); tests build with 0.
+OPTIMIZATION_LEVEL = 2
 
 # What NVIDIA's BERT plugins have fast kernels for (docs/design.md).
 FUSED_HEAD_SIZE = 64
@@ -155,7 +155,7 @@ def build_tensorrt(weights: BertWeights, config: BertConfig, options: BuildOptio
     if options.strict:
         settings.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
         settings.clear_flag(trt.BuilderFlag.TF32)
-    elif options.int8:
+    else:
         settings.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
     if options.verbose:
         settings.profiling_verbosity = trt.ProfilingVerbosity.DETAILED

@@ -19,6 +19,8 @@ FLOAT32, FLOAT16, INT8 = 0, 1, 2  # DataType ids in the plugins' fields
 class TensorRTGraph(Graph[Any]):
     """What the padded and the packed network share. Tensors have two trailing axes of 1, which a projection wants.
 
+    Layers name their types: for what is left open the builder times every type, in every layout (docs/benchmarks.md).
+
     Args:
         fp16: what is not int8 is float16; else float32.
         int8: what is int8, and the ranges of tensors; TensorRT finds the scales of weights itself.
@@ -50,9 +52,12 @@ class TensorRTGraph(Graph[Any]):
         self._kept.append(np.ascontiguousarray(array, np.float32))
         return self.trt.Weights(self._kept[-1])
 
-    def _transposed(self, x: Any, order: tuple[int, ...], name: str) -> Any:
+    def _transposed(self, x: Any, order: tuple[int, ...], name: str, dtype: Any = None) -> Any:
         layer = self.network.add_shuffle(x)
         layer.first_transpose, layer.name = order, name
+        if dtype is not None:
+            layer.precision = dtype
+            layer.set_output_type(0, dtype)
         return layer.get_output(0)
 
     def _embed(self, weights: Embeddings, version: str, inputs: Sequence[Any], fields: dict[str, int], name: str) -> Any:
@@ -93,10 +98,9 @@ class TensorRTGraph(Graph[Any]):
             layer = self.network.add_convolution_nd(x, width, (1, 1), kernel, bias)
         else:
             layer = self.network.add_fully_connected(x, width, kernel, bias)
-        if self.int8:
-            layer.precision = self.trt.int8 if in_int8 else self.dtypes[self.base]
+        layer.precision = self.trt.int8 if in_int8 else self.dtypes[self.base]
         layer.name = name
-        if self.int8 and encoder and not name.endswith(".intermediate.dense"):
+        if not name.endswith(".intermediate.dense"):  # whose output is inside of what it is fused to, GELU
             reader = self.attention_type if name.endswith(".qkv") else self.norm_type
             layer.set_output_type(0, self.dtypes[reader if in_int8 else self.base])
         return self._named(layer.get_output(0), name)
@@ -138,10 +142,14 @@ class TensorRTGraph(Graph[Any]):
         gate = elementwise(elementwise(tanh, constant(1.0), op.SUM), constant(0.5), op.PROD)
         layer = self.network.add_elementwise(x, gate, op.PROD)
         layer.name = name
+        if not self.int8:
+            layer.set_output_type(0, self.dtypes[self.base])
+        elif not self.int8.output_gemm:  # else no kernel has the one type that is left
+            layer.set_output_type(0, self.trt.int8)
         return self._named(precise(layer), name)
 
     def _output(self, x: Any, order: tuple[int, ...]) -> None:
-        output = self._transposed(x, order, "logits")
+        output = self._transposed(x, order, "logits", self.dtypes[self.base])
         output.name = "logits"
         self.network.mark_output(output)
         output.dtype = self.trt.float32
