@@ -36,7 +36,7 @@ class Candidate(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The best candidates, highest score first, no text twice; and the score of "the passage has no answer"."""
+    """The best candidates, at least one, highest score first, no text twice; and the score of "the passage has no answer"."""
 
     candidates: list[Candidate]
     null_score: float

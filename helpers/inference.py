@@ -32,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-v", "--vocab-file", type=Path, help="WordPiece vocabulary (default: the one the engine was built with)")
     add("-s", "--sequence-length", type=cli.positive, help="longest window, in tokens (default: the engine's)")
     add("-b", "--batch-size", type=cli.positive, help="windows a batch when scoring SQuAD (default: the engine's largest)")
-    add("-d", "--doc-stride", type=cli.positive, default=128, help="tokens between window starts")
-    add("--max-query-length", type=cli.positive, default=64, help="tokens kept of a question")
-    add("--max-answer-length", type=cli.positive, default=30, help="tokens of the longest answer")
-    add("--n-best-size", type=cli.positive, default=20, help="candidates kept of each question")
+    add("-d", "--doc-stride", type=cli.positive, default=Options.doc_stride, help="tokens between window starts")
+    add("--max-query-length", type=cli.positive, default=Options.max_query_length, help="tokens kept of a question")
+    add("--max-answer-length", type=cli.positive, default=Options.max_answer_length, help="tokens of the longest answer")
+    add("--n-best-size", type=cli.positive, default=Options.n_best, help="candidates kept of each question")
     add("--version-2-with-negative", action="store_true", help="SQuAD 2.0: a passage may hold no answer")
     add("--null-score-diff-threshold", type=float, default=0.0, help="answer nothing where it scores this much better")
 
@@ -50,7 +50,7 @@ def run(parser: cli.Parser, args: argparse.Namespace, open_session: Callable[...
         if args.passage or args.passage_file or args.question or args.question_file:
             parser.error("--squad-json brings its own passages and questions: give no others")
         for path in prediction_files(args.output_prediction_file):
-            files.check_writable(path, args.squad_json, args.engine)
+            files.check_writable(path, args.squad_json, args.engine, engine.description_path(args.engine))
         passages, questions = squad.read(args.squad_json)
     else:
         passages = [text_of(parser, args, "passage")]
@@ -147,7 +147,7 @@ def ranked(args: argparse.Namespace, found: Answer) -> list[dict[str, Any]]:
     candidates = list(found.candidates)
     if args.version_2_with_negative:
         null = Candidate("", 0, 0, found.null_score)
-        wins = not candidates or null.score - candidates[0].score > args.null_score_diff_threshold
+        wins = null.score - candidates[0].score > args.null_score_diff_threshold
         candidates.insert(0 if wins else len(candidates), null)
     scores = [candidate.score for candidate in candidates]
     chances = np.round(answer.probabilities(scores), 6).tolist()  # a list at once: a SQuAD file has 200,000 candidates
@@ -187,7 +187,7 @@ def score(
         with tqdm(total=len(questions), unit=" questions", smoothing=0) as bar:
             for i, found in answer.collect(encoded, answer.run(session, encoded, args.batch_size), options):
                 nbest[i] = ranked(args, found)
-                odds[questions[i].id] = found.null_score - (found.candidates[0].score if found.candidates else 0.0)
+                odds[questions[i].id] = found.null_score - found.candidates[0].score
                 bar.update()
     except KeyboardInterrupt:
         if nbest:  # an earlier run's are worth more than none

@@ -11,9 +11,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from helpers.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = dict[str, Any]
 STATISTICS = {"p95_ms": "95 %", "p99_ms": "99 %", "average_ms": "average"}
@@ -78,13 +81,8 @@ def markdown(rows: Sequence[Row]) -> str:
     return table(header, lines, numbers_from=int(several))
 
 
-def plot(rows: Sequence[Row], title: str) -> dict[str, bytes]:
-    """Median latency and throughput against batch size, a line a precision, a pair of panels a model and sequence length.
-
-    Returns:
-        The files' contents, by extension: png and svg.
-    """
-    from matplotlib import rc_context
+def plot(rows: Sequence[Row], title: str) -> Figure:
+    """Median latency and throughput against batch size, a line a precision, a pair of panels a model and sequence length."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -112,6 +110,13 @@ def plot(rows: Sequence[Row], title: str) -> dict[str, bytes]:
             axes.yaxis.set_minor_locator(NullLocator())
             axes.grid(alpha=0.3)
             axes.legend()
+    return figure
+
+
+def images(figure: Figure) -> dict[str, bytes]:
+    """A plot as the contents of its files, by extension: png and svg."""
+    from matplotlib import rc_context
+
     files = {}
     for kind in ("png", "svg"):
         buffer = io.BytesIO()

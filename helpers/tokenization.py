@@ -42,7 +42,7 @@ class Tokenizer:
                 np.array(encoding.ids, dtype=np.int32),
                 np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2),
             )
-            for encoding in self._pipeline.encode_batch(list(texts), add_special_tokens=False)
+            for encoding in self._pipeline.encode_batch(list(texts))
         ]
 
 
@@ -93,4 +93,4 @@ def is_lower_case(vocab: dict[str, int], folder: Path) -> bool:
         told = None
     if isinstance(told, bool):
         return told
-    return not any(token != token.lower() for token in vocab if not (token.startswith("[") and token.endswith("]")))
+    return not any(token != token.lower() for token in vocab if not token.startswith("["))

@@ -82,8 +82,6 @@ def best_context(windows: Sequence[Window]) -> list[np.ndarray]:
     of the window's width; an earlier window wins a tie. An answer starts only where its first token has its best
     context, as in BERT's own treatment of SQuAD: the same span is not offered twice.
     """
-    if len(windows) == 1:
-        return [np.ones(windows[0].shown, bool)]
     total = windows[-1].offset + windows[-1].shown
     context = np.full((len(windows), total), -1.0)
     for row, window in enumerate(windows):

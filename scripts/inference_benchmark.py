@@ -352,7 +352,7 @@ def write(benchmark: Benchmark, rows: list[report.Row], failures: list[dict[str,
     files.write_json(benchmark.output / "figures.json", {**shared, "results": rows, "failures": failures})
     title = f"{timed['device']}, {timed['backend']} {timed['version']}"
     title += ", CUDA graphs" * shared["enable_graph"] + ", random weights" * benchmark.random_weights
-    for kind, content in report.plot(rows, title).items():
+    for kind, content in report.images(report.plot(rows, title)).items():
         files.write_bytes(benchmark.output / f"plot.{kind}", content)
     table = report.markdown(rows)
     files.write_bytes(benchmark.output / "table.md", table.encode())

@@ -832,6 +832,12 @@ def test_predictions_that_cannot_be_written(work: Path, args: str, says: str) ->
     refused("inference.py", f"-e absent.engine -sq absent.json {args}", work, says)
 
 
+@pytest.mark.parametrize("output", ["good.json", "padded.engine", "padded.engine.json"])
+def test_predictions_may_not_overwrite_what_is_read(work: Path, output: str) -> None:
+    (work / "good.json").write_text(json.dumps(squad_of()))
+    refused("inference.py", f"-e padded.engine -sq good.json -o {output}", work, f"output {output} is read as well")
+
+
 # Bad input to the perf scripts
 
 
@@ -903,7 +909,7 @@ def test_words_and_files(small: Path) -> None:
     assert answer in "the cat sat on the mat"
     for script, engine, args in (
         ("inference.py", "padded.engine", "-p 'the cat sat on the mat' -qf question.txt"),
-        ("inference.py", "padded.engine", "-pf passage.txt -q where"),
+        ("inference.py", "padded.engine", "-pf passage.txt -q where is it --max-query-length 5"),
         ("inference_varseqlen.py", "packed.engine", "-p the cat sat on the mat -q where"),
         ("inference_varseqlen.py", "packed.engine", "-pf passage.txt -qf question.txt"),
     ):
@@ -1110,7 +1116,10 @@ def test_squad_by_default(work: Path) -> None:
     succeeds("inference.py", "-e padded.engine -sq good.json --n-best-size 3 --max-answer-length 2", work)
     assert set(listing(work)) == before | {"nbest_predictions.json"}
     assert list(read(work / "predictions.json")) == ["1", "2"]
-    assert [len(candidates) for candidates in read(work / "nbest_predictions.json").values()] == [3, 3]
+    nbest = read(work / "nbest_predictions.json").values()
+    assert [len(candidates) for candidates in nbest] == [3, 3]
+    letters = (candidate["text"].replace(" ", "") for candidates in nbest for candidate in candidates)
+    assert max(map(len, letters)) == 2  # each is a token
 
 
 # SQuAD 2.0
@@ -1241,11 +1250,14 @@ def test_perf_by_default(minilm: Path) -> None:
     assert row[:3] == [3, 1, 128]
 
 
-def test_perf_for_some_time(small: Path) -> None:
+@pytest.mark.parametrize("flag", ["", "--end-to-end"])
+def test_perf_for_some_time(work: Path, flag: str) -> None:
     start = time.monotonic()
-    [row] = timed(succeeds("perf.py", "-e padded.engine -s 64 -i 1 -w 0 -d 1", small))
-    assert time.monotonic() - start > 1
+    [row] = timed(succeeds("perf.py", f"-e padded.engine -s 64 -i 1 -w 0 -d 1 --json out.json {flag}", work))
+    seconds = time.monotonic() - start
     assert row[0] > 10  # of well under a millisecond each
+    assert 500 < row[3] < 1e3 * seconds  # but for the loop, the second that was asked for
+    assert read(work / "out.json")["end_to_end"] == bool(flag)
 
 
 @pytest.mark.parametrize("script", PERFS)

@@ -252,6 +252,9 @@ def test_plot_shows_the_window_of_the_answer(ask: Any, question: str, window: in
     start, end = axes.lines
     assert start.get_ydata() == pytest.approx(asked.logits[:, 0])
     assert end.get_ydata() == pytest.approx(asked.logits[:, 1])
+    [shaded] = axes.patches
+    edges = axes.transData.inverted().transform_bbox(shaded.get_extents()).intervalx
+    assert edges == pytest.approx([asked.first - 0.5, asked.last + 0.5])
     places = sorted(axes.get_xticks())
     assert min(b - a for a, b in zip(places, places[1:])) >= len(asked.logits) / shown.LABELS
     named = {int(place): label.get_text() for place, label in zip(axes.get_xticks(), axes.get_xticklabels())}
