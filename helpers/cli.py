@@ -78,20 +78,23 @@ def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
-def positive(text: str) -> int:
-    """An argparse type: a whole number from 1 that fits 32 bits, as TensorRT's sizes do."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if not 1 <= value < 2**31:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1{' to 2147483647' * (value > 1)}, not {text!r}")
-    return value
+def whole(least: int) -> Callable[[str], int]:
+    """An argparse type: a whole number from `least` that fits 32 bits, as TensorRT's sizes do."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = -1
+        if not least <= value < 2**31:
+            most = " to 2147483647" * (value > least)
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least}{most}, not {text!r}")
+        return value
+
+    return number
 
 
-def not_negative(text: str) -> int:
-    """An argparse type: a whole number from 0."""
-    return 0 if text.strip() == "0" else positive(text)
+positive, not_negative = whole(1), whole(0)
 
 
 def at_least(least: float) -> Callable[[str], float]:

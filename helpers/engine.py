@@ -214,8 +214,8 @@ def check_kernels(options: BuildOptions, config: BertConfig, weights: BertWeight
     name, capability = tensorrt_.gpu()
     hidden_size, head_size = config.hidden_size, weights.head_size(config.num_attention_heads)
     lengths = sorted({profile.sequence_length for profile in options.profiles})
-    int8_attention = options.int8 is not None and (options.packed or options.int8.attention)
-    int8_norm = options.int8 is not None and (options.packed or options.int8.skip_layer_norm)
+    int8_attention = options.int8 is not None and options.int8.attention
+    int8_norm = options.int8 is not None and options.int8.skip_layer_norm
 
     def need(available: bool, problem: str) -> None:
         if not available:
@@ -229,11 +229,10 @@ def check_kernels(options: BuildOptions, config: BertConfig, weights: BertWeight
             lengths[-1] <= PACKED_LONGEST,
             f"packed engines on TensorRT take sequences of up to {PACKED_LONGEST} tokens, not {lengths[-1]}: lower -s",
         )
-    if int8_attention:
-        flag = "--int8" if options.packed else "-imh"
-        supported = options.packed or capability >= INT8_ATTENTION_CAPABILITY
+    elif int8_attention:
+        supported = capability >= INT8_ATTENTION_CAPABILITY
         need(supported, f"int8 attention (-imh) needs compute capability 7.5, {name} has less: leave it out")
-        need(head_size == FUSED_HEAD_SIZE, f"int8 attention needs heads of at most 64, not {head_size}: leave out {flag}")
+        need(head_size == FUSED_HEAD_SIZE, f"int8 attention needs heads of at most 64, not {head_size}: leave out -imh")
     if int8_norm:
         supported = capability >= INT8_NORM_CAPABILITY
         need(supported, f"int8 skip-layernorm (-iln) needs compute capability 7.2, {name} has less: leave it out")

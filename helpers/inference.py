@@ -58,8 +58,8 @@ def run(parser: cli.Parser, args: argparse.Namespace, open_session: Callable[...
 
     engine.recognise(args.engine)  # before what is beside it is blamed
     description = engine.describe(args.engine)
-    tokenizer = make_tokenizer(args.vocab_file, description)
     session = open_session(args.engine, args.backend, description)
+    tokenizer = make_tokenizer(args.vocab_file, description, session.vocab_size)
     longest = args.sequence_length or session.layout.max_sequence_length
     if longest > session.layout.max_sequence_length:
         raise InputError(f"sequence length {longest} is above the engine's, {session.layout.max_sequence_length}: lower -s")
@@ -97,14 +97,21 @@ def text_of(parser: cli.Parser, args: argparse.Namespace, what: str) -> str:
     return text
 
 
-def make_tokenizer(vocab_file: Path | None, description: engine.Description | None) -> tokenization.Tokenizer:
-    """A tokenizer for an engine. Raises InputError where no vocabulary is known, or it is not the engine's size."""
+def make_tokenizer(
+    vocab_file: Path | None, description: engine.Description | None, vocab_size: int | None = None
+) -> tokenization.Tokenizer:
+    """A tokenizer for an engine. Raises InputError where no vocabulary is known, or it is not the engine's size.
+
+    Args:
+        vocab_size: rows of the word embedding, for an engine without a description, where it tells.
+    """
     if vocab_file is None and description is None:
         raise InputError("the engine has no description beside it that names its vocabulary: give it with -v")
     path = vocab_file or Path(description.vocab_file)  # type: ignore[union-attr]
     vocab = tokenization.read_vocab(path)
-    if description:
-        tokenization.check_vocab_size(vocab, description.vocab_size, path)
+    rows = description.vocab_size if description else vocab_size
+    if rows:
+        tokenization.check_vocab_size(vocab, rows, path)
     lower_case = description.lower_case if description else tokenization.is_lower_case(vocab, path.parent)
     return tokenization.Tokenizer(vocab, lower_case)
 

@@ -273,6 +273,14 @@ def test_any_float_dtype_becomes_float32(
     assert_equal(load(tmp_path / "model", CONFIG), {name: tensor.float().numpy() for name, tensor in stored.items()})
 
 
+@pytest.mark.parametrize("kind", [FORMATS["torch"], FORMATS["legacy torch"]], ids=["torch", "legacy torch"])
+def test_tensors_that_were_saved_on_a_gpu(kind: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:7")
+    kind.write(tmp_path / "model", ARRAYS)
+    assert b"cuda:7" in (tmp_path / "model").read_bytes()
+    assert_equal(kind.load(tmp_path / "model", CONFIG), ARRAYS)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
 def test_tensorflow_dtypes_become_float32(dtype: str, tmp_path: Path) -> None:
     import tensorflow
@@ -411,7 +419,7 @@ def test_missing_tensors_are_all_listed(kind: Format, tmp_path: Path) -> None:
     [
         (wrapped, "module.bert.embeddings.LayerNorm.bias"),
         (old_names, "bert.embeddings.LayerNorm.beta"),
-        (lambda tensors: wrapped(old_names(tensors)), "module.bert.embeddings.LayerNorm.beta"),
+        (lambda tensors: wrapped(old_names(tensors)), "module.bert.embeddings.LayerNorm.gamma"),
     ],
     ids=["module", "gamma and beta", "both"],
 )
@@ -422,6 +430,12 @@ def test_missing_tensor_is_spelled_as_the_rest_of_the_file(
     del tensors[name]
     torch.save(tensors, tmp_path / "model.pt")
     assert message_of(pytorch_loader.load, tmp_path / "model.pt").endswith(f"lacks 1 of 39 tensors: {name}")
+
+
+@pytest.mark.parametrize("kind", [FORMATS[name] for name in FORMATS if name != "tensorflow"])
+def test_whole_numbers_are_no_weights(kind: Format, tmp_path: Path) -> None:
+    kind.write(tmp_path / "model", {**ARRAYS, "qa_outputs.bias": np.ones(2, np.int64)})
+    assert message_of(kind.load, tmp_path / "model").endswith("lacks 1 of 39 tensors: qa_outputs.bias")
 
 
 @every_format

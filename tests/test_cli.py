@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import pty
 import re
 import select
 import shlex
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
@@ -25,7 +27,8 @@ import torch
 from onnx import numpy_helper
 from safetensors.numpy import save_file
 
-from helpers import __version__
+from helpers import __version__, cli
+from helpers.errors import InputError
 from helpers.weights import random_weights
 from tests.models import small_config, write_vocab
 
@@ -372,6 +375,49 @@ def test_verbose_shows_a_traceback(work: Path, script: str, args: str) -> None:
     assert (quiet.returncode, verbose.returncode) == (2, 2)
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (InputError("what to\n  do"), 2, "error: what to do\n"),
+        (RuntimeError("no\n luck"), 1, "error: RuntimeError: no luck\n"),
+        (MemoryError(), 1, "error: MemoryError\n"),
+    ],
+)
+def test_how_a_command_that_fails_ends(
+    error: Exception, code: int, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(arguments: list[str]) -> None:
+        assert arguments == ["-s", "5"]
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["script", "-s", "5"])
+    with pytest.raises(SystemExit) as end:
+        cli.main(command)
+    assert (end.value.code, *capsys.readouterr()) == (code, "", says)
+
+
+def test_a_reader_who_has_seen_enough(small: Path) -> None:
+    """As in `inference.py … | head -1`."""
+    with start("inference.py", "-e padded.engine -p the cat sat -q where", small) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(60)) == (b"", 1)
+
+
+def test_a_clock_runs_on_a_terminal_and_stands_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with suppress(InputError), cli.elapsed("building"):
+        raise InputError
+    assert re.fullmatch(r"\rbuilding: \d+\.\d s\n", capsys.readouterr().err)
+    master, slave = pty.openpty()
+    with os.fdopen(master, "rb", buffering=0) as shown, os.fdopen(slave, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        with cli.elapsed("building"):
+            read_until(shown, rb"^\rbuilding: \d+\.\d s$")
+        read_until(shown, rb"\rbuilding: \d+\.\d s\r\n$")
+
+
 # Bad input to the builders
 
 
@@ -546,7 +592,7 @@ def test_bad_vocabulary(work: Path, bad: Bad) -> None:
         ("builder.py", "-s 64 -b 0", "argument -b/--batch-size: must be a whole number from 1, not '0'"),
         ("builder_varseqlen.py", "-s 64 -b 0", "argument -b/--max-batch-size: must be a whole number from 1, not '0'"),
         ("builder.py", "-s 64 -b 2 -b many", "argument -b/--batch-size: must be a whole number from 1, not 'many'"),
-        ("builder.py", "-s 64 -w 0", "argument -w/--workspace-size"),
+        ("builder.py", "-s 64 -w 2147483648", "workspace-size: must be a whole number from 1 to 2147483647, not '2147483648'"),
         ("builder.py", "-s 64 --backend tensorrt", "TensorRT cannot be imported (none here)"),
         ("builder_varseqlen.py", "-s 64 --backend tensorrt", "TensorRT cannot be imported (none here)"),
         ("builder.py", "-s 64 --backend abacus", "argument --backend: invalid choice: 'abacus'"),
@@ -564,7 +610,7 @@ def test_bad_build(work: Path, script: str, args: str, says: str) -> None:
     ("args", "says"),
     [
         ("-pt model -s 64", "the following arguments are required: -o/--output"),
-        ("-o new.engine -c model -s 64", "give exactly one of --ckpt, --onnx, --pytorch"),
+        ("-o new.engine -c model -s 64", "give exactly one of --ckpt, --onnx, --pytorch\n"),
         ("-o new.engine -m model.ckpt -s 64", "the configuration's folder is required: -c, --config-dir"),
         ("-o new.engine -x model.onnx -s 64", "the configuration's folder is required: -c, --config-dir"),
         (f"{BUILD} -s", "argument -s/--sequence-length"),
@@ -853,7 +899,7 @@ def test_predictions_may_not_overwrite_what_is_read(work: Path, output: str) -> 
         ("-s 64 -i 0", "argument -i/--iterations"),
         ("-s 64 -d=-1", "argument -d/--duration: must be a number from 0, not '-1'"),
         ("-s 64 -d nan", "argument -d/--duration: must be a number from 0, not 'nan'"),
-        ("-s 64 -r=-1", "-r/--random-seed"),
+        ("-s 64 -r=-1", "argument -r/--random-seed: must be a whole number from 0, not '-1'"),
         ("-s 64 --json absent/out.json", "output folder absent does not exist"),
         ("-s 64 --json padded.engine", "output padded.engine is read as well, and would be overwritten"),
         ("-s 64 --json passage.txt/out.json", "output folder passage.txt "),
@@ -1004,6 +1050,8 @@ def test_an_engine_without_its_description(work: Path, engine: str) -> None:
         assert same == answer
         assert chance == pytest.approx(percent, abs=0.002)
     refused("inference.py", f"{args} -s 64", work, "no description", "vocabulary", "-v")
+    write_vocab(work / "other.txt", 40)
+    refused("inference.py", f"{args} -v other.txt", work, "other.txt has 40 tokens but the model's embedding 60 rows")
 
 
 def test_squad_with_an_engine_without_its_description(work: Path) -> None:
@@ -1018,7 +1066,7 @@ def test_squad_with_an_engine_without_its_description(work: Path) -> None:
 def test_perf_of_an_engine_without_its_description(work: Path, engine: str) -> None:
     """Its embedding is not as large as most are."""
     (work / f"{engine}.json").unlink()
-    [row] = timed(succeeds("perf.py", f"-e {engine} -s 64 -i 2 -w 0", work))
+    [row] = timed(succeeds("perf.py", f"-e {engine} -s 64 -i 2 -w 0 -r 2147483647", work))
     assert row[:3] == [2, 1, 64]
 
 

@@ -147,7 +147,7 @@ def test_a_description_with_malformed_profiles(saved: Path, profiles: Any) -> No
         ("lower_case", "false"),
         ("lower_case", None),
         ("profiles", [[0, 16]]),
-        ("profiles", [[4, -1]]),
+        ("profiles", [[4, 0]]),
     ],
 )
 def test_a_description_with_a_value_of_the_wrong_kind(saved: Path, name: str, value: Any) -> None:
@@ -379,8 +379,26 @@ def test_packed_schedule_by_hand() -> None:
     assert layout.schedule([5, 70, 64, 96, 1, 97]) == [([5], 97), ([3, 1], 96), ([2, 0, 4], 64)]
     assert layout.schedule([4, 3, 2, 6, 5]) == [([3, 4, 0, 1], 6), ([2], 2)]
     assert layout.schedule([4, 3, 2, 6, 5], 2) == [([3, 4], 6), ([0, 1], 4), ([2], 2)]
+    classes = Packed([Profile(16, 384)]).schedule([65, 97, 129, 193, 257, 64, 96, 128, 192, 256, 384])
+    assert classes == [([10, 4], 384), ([9, 3], 256), ([8, 2], 192), ([7, 1], 128), ([6, 0], 96), ([5], 64)]
     with pytest.raises(InputError, match=r"of 129 tokens does not fit the engine's longest.*, 128: lower -s$"):
         layout.schedule([3, 129])
+
+
+def test_tensorrt_is_told_the_shapes_that_a_layout_takes() -> None:
+    def shapes(layout: Layout, lengths: list[int]) -> dict[str, tuple[int, ...]]:
+        mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int32)
+        feed = layout.feed(empty(*mask.shape)._replace(input_mask=mask))
+        assert layout.profile(feed) == 0
+        return {name: array.shape for name, array in feed.items()}
+
+    profile = Profile(2, 128)
+    packed, padded = Packed([profile]), Padded([profile], any_length=False)
+    least, best, short = (shapes(packed, lengths) for lengths in ([1], [128] * 2, [64] * 4))
+    expected = {name: (least[name], best[name], max(best[name], short[name])) for name in packed.inputs}
+    assert engine.profile_shapes(profile, packed=True) == expected
+    least, best = shapes(padded, [128]), shapes(padded, [128] * 2)
+    assert engine.profile_shapes(profile, packed=False) == {name: (least[name], best[name], best[name]) for name in padded.inputs}
 
 
 def test_packed_batches_by_hand() -> None:

@@ -146,7 +146,7 @@ def test_large_heads_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a model of hidden size 128, and TensorRT that seems to be there. There is no SQuAD file."""
+    """A folder with a model of hidden size 128 in heads of 32, and TensorRT that seems to be there. There is no SQuAD file."""
     from safetensors.numpy import save_file
 
     def never(*_: Any) -> Any:
@@ -157,7 +157,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(calibrator, "windows", never)
     monkeypatch.setattr(engine, "build", never)
     monkeypatch.chdir(tmp_path)
-    config = BertConfig(len(VOCAB), 128, 1, 2, 64, 512)
+    config = BertConfig(len(VOCAB), 128, 1, 4, 64, 512)
     save_file(random_weights(config).tensors(), "model.safetensors")
     Path("config.json").write_text(json.dumps(asdict(config)))
     write_vocab(Path("vocab.txt"))

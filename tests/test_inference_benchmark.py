@@ -10,13 +10,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from helpers import report
+from helpers import engine, report
+from helpers.engine import Description
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--models", "mini", "--random-weights", "--precisions", "float32", "int8", "--batch-sizes", "2", "1", "--seconds", "1"]
@@ -266,6 +268,47 @@ def test_precisions_are_asked_for_as_the_gpu_has_kernels(script: ModuleType) -> 
     assert flags("Hopper", "base", 64, "int8") == "--int8 --fp16 --strict -iln"
     assert flags("Hopper", "large", 384, "int8", True) == "--int8 --fp16 -il --megatron"
     assert flags("Hopper", "large", 384, "int8-sparse", True) == "--int8 --fp16 -il --megatron -sp"
+
+
+def test_engines_are_kept_where_they_fit(script: ModuleType, tmp_path: Path) -> None:
+    path, sizes = tmp_path / "base.engine", [[1, 128], [4, 128]]
+    made = Description("tensorrt", "8.6.0", "NVIDIA H200", "9.0", "float16", False, sizes, "model", "vocab.txt", 60, True)
+
+    wanted = benchmark(script)._replace(batch_sizes=[1, 4]), script.Configuration("base", 128, "float16"), path
+
+    def fits(**changes: Any) -> bool:
+        engine.save(path, b"ftrt", replace(made, **changes))
+        return script.fits(*wanted)
+
+    assert fits() and fits(profiles=[[8, 384], *sizes])
+    assert not fits(profiles=[[1, 128], [8, 128]]) and not fits(profiles=[[1, 384], [4, 384]])
+    assert not fits(version="8.5.3") and not fits(gpu="NVIDIA A100") and not fits(backend="onnxruntime")
+    path.write_bytes(b"ftrt and more")
+    assert not script.fits(*wanted)
+    path.unlink()
+    assert not script.fits(*wanted)
+
+
+@pytest.mark.parametrize(
+    ("does", "says"),
+    [
+        ("echo noise >&2; echo error: the reason >&2; echo more >&2; exit 2", "the reason"),
+        ("echo first >&2; echo last >&2; echo >&2; exit 2", "last"),
+        ("exit 3", "exit status 3"),
+        ("kill -9 $$", "signal 9"),
+    ],
+)
+def test_a_command_that_fails(script: ModuleType, tmp_path: Path, does: str, says: str) -> None:
+    (tmp_path / "tool.sh").write_text(does)
+    with pytest.raises(RuntimeError, match=f"^tool.sh: {says}$"):
+        script.call("bash", tmp_path / "tool.sh")
+
+
+def test_a_command_that_warns(script: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tool.sh").write_text("echo printed; echo progress >&2; echo warning: slow >&2")
+    for _ in range(2):
+        script.call("bash", tmp_path / "tool.sh")
+    assert capfd.readouterr() == ("", "warning: slow\n")
 
 
 def test_what_times_an_engine(project: Path, script: ModuleType) -> None:

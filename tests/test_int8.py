@@ -28,6 +28,7 @@ from helpers.engine import BuildOptions
 from helpers.errors import InputError
 from helpers.graphs import Int8
 from helpers.sessions.layouts import Packed, Padded, Profile
+from helpers.sessions.onnxruntime import OnnxRuntimeSession
 from helpers.tokenization import Tokenizer
 from helpers.transforms import pad_heads, widen
 from helpers.weights import BertWeights, random_weights
@@ -421,6 +422,23 @@ OTHERS = {
     False: {"qkv": "attention.self.heads", "probabilities": "attention.self.context_by_head"},
     True: {"qkv": "attention.self.unpacked", "probabilities": "attention.self.context_by_head"},
 }
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_every_projection_multiplies_whole_numbers(packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In what ONNX Runtime makes of an engine: four in each of two layers."""
+
+    class Options(onnxruntime.SessionOptions):
+        def __init__(self) -> None:
+            super().__init__()
+            self.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+
+    blob = blob_of(random_weights(small_config()), small_config(), dict.fromkeys(TENSORS, 1.0), packed)
+    (tmp_path / "engine").write_bytes(blob)
+    monkeypatch.setattr(onnxruntime, "SessionOptions", Options)
+    OnnxRuntimeSession(tmp_path / "engine")
+    operators = [node.op_type for node in onnx.load(str(tmp_path / "optimized.onnx")).graph.node]
+    assert (operators.count("MatMulIntegerToFloat"), operators.count("Gemm")) == (8, 0)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])

@@ -211,6 +211,13 @@ def test_torch_save(path: Path, kind: str, nest: Callable[[Any], Any]) -> None:
     check_loaded(path, 1e-2)
 
 
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_tensors_that_were_pickled_on_a_gpu(path: Path, protocol: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:7")
+    check_loaded(dump(path, {name: torch.from_numpy(array) for name, array in ARRAYS.items()}, protocol))
+    assert b"cuda:7" in path.read_bytes()
+
+
 def test_the_state_dict_of_a_module(path: Path) -> None:
     """It is an OrderedDict with an attribute."""
     state = random_model(CONFIG).state_dict()
@@ -267,6 +274,10 @@ MISFITS: dict[str, tuple[Any, str]] = {
     "all missing": ({}, "FILE lacks 31 of 31 tensors: bert.embeddings.word_embeddings.weight, "),
     "fused missing": (without(f"{FUSED}.weight"), f"FILE lacks 1 of 31 tensors: {FUSED}.weight"),
     "whole numbers": ({**ARRAYS, OUTPUT: np.ones((32, 48), np.int64)}, f"FILE lacks 1 of 31 tensors: {OUTPUT}"),
+    "whole numbers of PyTorch": (
+        {**ARRAYS, OUTPUT: torch.ones(32, 48, dtype=torch.int64)},
+        f"FILE lacks 1 of 31 tensors: {OUTPUT}",
+    ),
     "no arrays": ({**ARRAYS, OUTPUT: [[1.0]]}, f"FILE lacks 1 of 31 tensors: {OUTPUT}"),
     "shape": (
         {**ARRAYS, OUTPUT: np.ones((48, 32))},

@@ -109,7 +109,7 @@ def as_array(value: Any) -> np.ndarray | None:
     """A float array or tensor as a NumPy array; None for anything else."""
     if isinstance(value, PickledArray):
         return value.array
-    if hasattr(value, "detach") and hasattr(value, "is_floating_point"):
+    if hasattr(value, "detach"):
         return value.detach().float().contiguous().numpy() if value.is_floating_point() else None
     return np.float32(value).reshape(1) if isinstance(value, float) else None
 

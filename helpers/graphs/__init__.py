@@ -69,7 +69,7 @@ class Graph(ABC, Generic[Tensor]):
         axis = 1 if self.qkv_by_head else 0
 
         def fuse(arrays: list[np.ndarray]) -> np.ndarray:
-            by_head = [array.reshape(self.num_heads, -1, *array.shape[1:]) for array in arrays]
+            by_head = [array.reshape(self.num_heads, -1) for array in arrays]
             return np.stack(by_head, axis).reshape(-1, *arrays[0].shape[1:])
 
         return Linear(fuse([part.weight for part in parts]), fuse([part.bias for part in parts]))
