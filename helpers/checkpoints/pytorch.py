@@ -11,7 +11,7 @@ import numpy as np
 
 from helpers.config import BertConfig
 from helpers.errors import InputError
-from helpers.files import make_folder, write_bytes, write_json
+from helpers.files import write_bytes, write_json
 from helpers.weights import BertWeights, assemble
 
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -37,10 +37,9 @@ def load(path: Path, config: BertConfig) -> BertWeights:
 
 
 def save(folder: Path, weights: BertWeights, config: BertConfig, vocab: Path) -> None:
-    """Writes a Hugging Face folder: float16 weights, float32 ranges, configuration and a copy of the vocabulary."""
+    """Fills a folder as Hugging Face does: float16 weights, float32 ranges, configuration and a copy of the vocabulary."""
     import safetensors.numpy
 
-    make_folder(folder)
     tensors = {name: array.astype(np.float16) for name, array in weights.tensors().items()}
     ranges = {f"{name}._amax": np.float32(amax).reshape(1) for name, amax in weights.ranges.items()}
     write_bytes(folder / "model.safetensors", safetensors.numpy.save({**tensors, **ranges}))

@@ -142,9 +142,10 @@ class TensorRTGraph(Graph[Any]):
         gate = elementwise(elementwise(tanh, constant(1.0), op.SUM), constant(0.5), op.PROD)
         layer = self.network.add_elementwise(x, gate, op.PROD)
         layer.name = name
+        # With -g float16 is what the next projection reads and no int8 kernel with GELU writes: the type stays open.
         if not self.int8:
             layer.set_output_type(0, self.dtypes[self.base])
-        elif not self.int8.output_gemm:  # else no kernel has the one type that is left
+        elif not self.int8.output_gemm:
             layer.set_output_type(0, self.trt.int8)
         return self._named(precise(layer), name)
 
