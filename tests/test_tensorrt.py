@@ -254,6 +254,14 @@ def test_sparse_equals_dense(tmp_path: Path) -> None:
     assert error(engines[True], reference, batches) < 2e-2
 
 
+def test_weight_beyond_float16() -> None:
+    weights = lively(WIDE)
+    weights.layers[1].output.weight[3, 4] = -1e5
+    build(weights, WIDE, BuildOptions([Profile(1, 64)]), [])
+    with pytest.raises(InputError, match=r"^bert.encoder.layer.1.output.dense.weight holds 100000, .* build without --fp16$"):
+        build(weights, WIDE, BuildOptions([Profile(1, 64)], fp16=True), [])
+
+
 def test_workspace_too_small_says_what_is_needed() -> None:
     options = BuildOptions([Profile(64, 512)], workspace_mib=1)
     with pytest.raises(InputError, match=r"a workspace of 1 MiB is too small.*need \d+ MiB.*raise -w"):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from helpers import trt as tensorrt_
+from helpers.errors import InputError
 from helpers.graphs import Graph, Int8, plugins
 from helpers.sessions.layouts import Packed, Padded
 from helpers.weights import Embeddings, LayerNorm, Linear
@@ -48,9 +49,21 @@ class TensorRTGraph(Graph[Any]):
             tensor.dynamic_range = (-self.int8.ranges[name], self.int8.ranges[name])
         return tensor
 
-    def _weights(self, array: np.ndarray) -> Any:
-        self._kept.append(np.ascontiguousarray(array, np.float32))
+    def _weights(self, array: np.ndarray, dtype: type = np.float32) -> Any:
+        self._kept.append(np.ascontiguousarray(array, dtype))
         return self.trt.Weights(self._kept[-1])
+
+    def _kernel(self, array: np.ndarray, in_int8: bool, name: str) -> Any:
+        """A projection's matrix in the type that it is computed in: TensorRT would convert it once a kernel that it tries.
+
+        For int8, whose scales it finds itself, it wants float32.
+        """
+        if in_int8 or self.base == FLOAT32:
+            return self._weights(array)
+        largest = np.abs(array).max()
+        if largest > np.finfo(np.float16).max:
+            raise InputError(f"{name}.weight holds {largest:.6g}, which float16 cannot: build without --fp16")
+        return self._weights(array, np.float16)
 
     def _transposed(self, x: Any, order: tuple[int, ...], name: str, dtype: Any = None) -> Any:
         layer = self.network.add_shuffle(x)
@@ -90,10 +103,10 @@ class TensorRTGraph(Graph[Any]):
         return self._named(layer.get_output(0), name)
 
     def linear(self, x: Any, weights: Linear, name: str) -> Any:
-        width, kernel, bias = weights.weight.shape[0], self._weights(weights.weight), self._weights(weights.bias)
         second = name.endswith(".output.dense") and not name.endswith(".attention.output.dense")
         encoder = name.startswith("bert.encoder.")
-        in_int8 = self.int8 and encoder and not (second and self.int8.output_gemm)
+        in_int8 = self.int8 is not None and encoder and not (second and self.int8.output_gemm)
+        width, kernel, bias = len(weights.bias), self._kernel(weights.weight, in_int8, name), self._weights(weights.bias)
         if in_int8 or self.channels_first:
             layer = self.network.add_convolution_nd(x, width, (1, 1), kernel, bias)
         else:
