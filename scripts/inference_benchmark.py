@@ -327,11 +327,14 @@ def run(benchmark: Benchmark, configurations: Sequence[Configuration]) -> None:
                 build(benchmark, wanted, path)
             with cli.elapsed(f"{at}: timing"):
                 timed = measure(benchmark, wanted, path)
+            made = engine.describe(path)
         except (InputError, RuntimeError, OSError) as e:
             failures.append({"configuration": name, "reason": str(e)})
             cli.warn(f"{name} failed: {e}")
             continue
-        of_engine = {"model": model, "precision": wanted.precision, "packed": timed["packed"]}
+        # To ask for sparse kernels does not mean that TensorRT takes any.
+        sparse_layers = made.sparse_layers if made else 0
+        of_engine = {"model": model, "precision": wanted.precision, "packed": timed["packed"], "sparse_layers": sparse_layers}
         rows += [{**of_engine, **row} for row in timed["results"]]
         done.append(result_path(benchmark, path))
     if rows:

@@ -97,11 +97,15 @@ def test_a_failed_configuration_is_named_and_the_rest_finishes(
 
 def test_engines_are_kept_and_times_are_not(work: Path) -> None:
     before, engines = figures(work), built(work)
+    for name, sparse in zip(ENGINES, (0, 3)):
+        described = work / "engines" / f"{name}.json"
+        described.write_text(json.dumps({**json.loads(described.read_text()), "sparse_layers": sparse}))
     # What is timed is kept only until a run is complete.
     assert names(work / "results") == ["mini-float32-32-random.json", "mini-int8-32-random.json"]
     resumed = run(work, *ON_CPU, "--sequence-lengths", "32")
     assert resumed.returncode == 0, resumed.stderr
-    assert (figures(work)["results"], figures(work)["failures"]) == (before["results"], [])
+    expected = [{**row, "sparse_layers": 3 if row["precision"] == "int8" else 0} for row in before["results"]]
+    assert (figures(work)["results"], figures(work)["failures"]) == (expected, [])
     assert names(work / "results") == []
     # A profile is there for each of these; the warning is of what cannot be computed here.
     again = run(work, *ON_CPU, "--sequence-lengths", "32", "--batch-sizes", "2", "--precisions", "float16", "float32")
@@ -141,7 +145,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(work: Path) -> None:
     assert built(work)[ENGINES[0]] == engine
     by_precision = {row["precision"]: row for row in figures(work)["results"]}
     assert list(by_precision) == ["float32", "int8"]
-    assert [{**row, "model": "mini", "precision": "float32", "packed": False} for row in kept] == figures(work)["results"][:2]
+    of_engine = {"model": "mini", "precision": "float32", "packed": False, "sparse_layers": 0}
+    assert [{**of_engine, **row} for row in kept] == figures(work)["results"][:2]
 
 
 def test_damaged_engines(work: Path) -> None:
