@@ -120,7 +120,8 @@ def run(args: argparse.Namespace, open_session: Callable[..., Session]) -> None:
         InputError: a batch size or the sequence length is not one of the engine's.
     """
     if args.json:
-        files.check_writable(args.json, args.engine, engine.description_path(args.engine))
+        inputs = args.engine, engine.description_path(args.engine), Path(args.lengths or args.engine)
+        files.check_writable(args.json, *inputs)
     description = engine.describe(args.engine)
     session = open_session(args.engine, args.backend, description)
     longest, layout = args.sequence_length, session.layout

@@ -49,8 +49,9 @@ def run(parser: cli.Parser, args: argparse.Namespace, open_session: Callable[...
     if args.squad_json:
         if args.passage or args.passage_file or args.question or args.question_file:
             parser.error("--squad-json brings its own passages and questions: give no others")
+        inputs = args.squad_json, args.engine, engine.description_path(args.engine), args.vocab_file
         for path in prediction_files(args.output_prediction_file):
-            files.check_writable(path, args.squad_json, args.engine, engine.description_path(args.engine))
+            files.check_writable(path, *filter(None, inputs))
         passages, questions = squad.read(args.squad_json)
     else:
         passages = [text_of(parser, args, "passage")]

@@ -878,10 +878,11 @@ def test_predictions_that_cannot_be_written(work: Path, args: str, says: str) ->
     refused("inference.py", f"-e absent.engine -sq absent.json {args}", work, says)
 
 
-@pytest.mark.parametrize("output", ["good.json", "padded.engine", "padded.engine.json"])
+@pytest.mark.parametrize("output", ["good.json", "padded.engine", "padded.engine.json", "model/vocab.txt"])
 def test_predictions_may_not_overwrite_what_is_read(work: Path, output: str) -> None:
     (work / "good.json").write_text(json.dumps(squad_of()))
-    refused("inference.py", f"-e padded.engine -sq good.json -o {output}", work, f"output {output} is read as well")
+    args = f"-e padded.engine -sq good.json -v model/vocab.txt -o {output}"
+    refused("inference.py", args, work, f"output {output} is read as well")
 
 
 # Bad input to the perf scripts
@@ -902,6 +903,7 @@ def test_predictions_may_not_overwrite_what_is_read(work: Path, output: str) -> 
         ("-s 64 -r=-1", "argument -r/--random-seed: must be a whole number from 0, not '-1'"),
         ("-s 64 --json absent/out.json", "output folder absent does not exist"),
         ("-s 64 --json padded.engine", "output padded.engine is read as well, and would be overwritten"),
+        ("-s 64 --lengths long.txt --json long.txt", "output long.txt is read as well, and would be overwritten"),
         ("-s 64 --json passage.txt/out.json", "output folder passage.txt "),
         ("-s 64 --lengths absent.txt", "lengths file absent.txt cannot be read: No such file or directory"),
         ("-s 64 --lengths empty.txt", "lengths file empty.txt must hold numbers from 1 to 64 (-s), at least one"),
