@@ -120,8 +120,8 @@ def run(args: argparse.Namespace, open_session: Callable[..., Session]) -> None:
         InputError: a batch size or the sequence length is not one of the engine's.
     """
     if args.json:
-        inputs = args.engine, engine.description_path(args.engine), Path(args.lengths or args.engine)
-        files.check_writable(args.json, *inputs)
+        lengths_file = Path(args.lengths) if args.lengths else None
+        files.check_writable(args.json, args.engine, engine.description_path(args.engine), lengths_file)
     description = engine.describe(args.engine)
     session = open_session(args.engine, args.backend, description)
     longest, layout = args.sequence_length, session.layout

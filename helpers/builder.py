@@ -79,10 +79,9 @@ def build(parser: cli.Parser, args: argparse.Namespace, profiles: list[Profile],
     vocab_file = args.vocab_file or folder / "vocab.txt"
     vocab = tokenization.read_vocab(vocab_file)
     tokenization.check_vocab_size(vocab, config.vocab_size, vocab_file)
-    inputs = list(filter(None, (checkpoint, vocab_file, args.squad_json)))
     outputs = (args.output, engine.description_path(args.output), args.timing_cache_file, args.calib_path)
     for output in filter(None, outputs):
-        files.check_writable(output, *inputs)
+        files.check_writable(output, checkpoint, vocab_file, args.squad_json)
     backend = engine.choose_backend(args.backend)
     ignored = [flag for name, flag in TENSORRT_FLAGS.items() if getattr(args, name)]
     if backend == "onnxruntime" and ignored:

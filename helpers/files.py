@@ -12,10 +12,14 @@ from typing import Any
 from helpers.errors import InputError
 
 
-def check_writable(path: Path, *inputs: Path) -> None:
-    """Finds out before the work starts whether `path` can be written, and is none of the files read. Raises InputError."""
+def check_writable(path: Path, *inputs: Path | None) -> None:
+    """Finds out before the work starts whether `path` can be written, and is none of the files read. Raises InputError.
+
+    Args:
+        inputs: the files read; None for one that was not named.
+    """
     try:
-        for source in inputs:
+        for source in filter(None, inputs):
             if path.is_file() and source.exists() and path.samefile(source):
                 raise InputError(f"output {path} is read as well, and would be overwritten: name another file")
         if path.is_dir():

@@ -51,7 +51,7 @@ def run(parser: cli.Parser, args: argparse.Namespace, open_session: Callable[...
             parser.error("--squad-json brings its own passages and questions: give no others")
         inputs = args.squad_json, args.engine, engine.description_path(args.engine), args.vocab_file
         for path in prediction_files(args.output_prediction_file):
-            files.check_writable(path, *filter(None, inputs))
+            files.check_writable(path, *inputs)
         passages, questions = squad.read(args.squad_json)
     else:
         passages = [text_of(parser, args, "passage")]
