@@ -4,21 +4,24 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-from helpers import builder, cli
-from helpers.sessions.layouts import Profile
+from helpers.commands import build, cli
+from helpers.layouts import Profile
+from helpers.request import BuildRequest, Calibration
 
 
-def main(argv: list[str]) -> None:
+def read(argv: list[str]) -> tuple[argparse.Namespace, BuildRequest]:
+    """The command line, and what it asks for."""
     parser = cli.Parser(__doc__)
-    builder.add_arguments(parser)
+    build.add_arguments(parser)
     add = parser.add_argument
     add("-b", "--batch-size", type=cli.positive, action="append", help="batch size to optimise for; may be repeated (default: 1)")
     add("-s", "--sequence-length", type=cli.positive, action="append", help="sequence length; may be repeated (default: 128)")
     add("-t", "--strict", action="store_true", help="obey the precisions: no TF32 in float32")
     add("-j", "--squad-json", type=Path, default=Path("squad/dev-v1.1.json"), help="int8 calibration text")
-    add("-n", "--calib-num", type=cli.positive, default=100, help="int8 calibration batches")
+    add("-n", "--calib-num", type=cli.positive, default=Calibration.windows, help="int8 calibration batches")
     add("-p", "--calib-path", type=Path, help="int8 calibration cache")
     add("-g", "--force-fc2-gemm", action="store_true", help="int8: second feed-forward projection as a GEMM")
     add("-iln", "--force-int8-skipln", action="store_true", help="int8: skip-layernorm with int8 input and output")
@@ -30,7 +33,21 @@ def main(argv: list[str]) -> None:
         for length in sorted(set(args.sequence_length or [128]))
         for size in sorted(set(args.batch_size or [1]))
     ]
-    builder.build(parser, args, profiles)
+    return args, build.request(
+        parser,
+        args,
+        profiles=tuple(profiles),
+        strict=args.strict,
+        int8_attention=args.force_int8_multihead,
+        int8_skip_layer_norm=args.force_int8_skipln,
+        output_gemm=args.force_fc2_gemm,
+        calibration=Calibration(args.squad_json, args.calib_num, args.calib_path),
+    )
+
+
+def main(argv: list[str]) -> None:
+    args, request = read(argv)
+    build.run(request, args.backend, args.output)
 
 
 if __name__ == "__main__":

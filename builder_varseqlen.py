@@ -4,15 +4,18 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-from helpers import builder, cli
-from helpers.sessions.layouts import Profile
+from helpers.commands import build, cli
+from helpers.layouts import Profile
+from helpers.request import BuildRequest
 
 
-def main(argv: list[str]) -> None:
+def read(argv: list[str]) -> tuple[argparse.Namespace, BuildRequest]:
+    """The command line, and what it asks for."""
     parser = cli.Parser(__doc__)
-    builder.add_arguments(parser)
+    build.add_arguments(parser)
     add = parser.add_argument
     add(
         "-b",
@@ -28,7 +31,14 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
 
     profiles = [Profile(size, args.max_sequence_length) for size in sorted(set(args.max_batch_size or [1]))]
-    builder.build(parser, args, profiles, packed=True)
+    return args, build.request(
+        parser, args, profiles=tuple(profiles), packed=True, interleaved=args.interleaved, megatron=args.megatron
+    )
+
+
+def main(argv: list[str]) -> None:
+    args, request = read(argv)
+    build.run(request, args.backend, args.output)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-from helpers import cli, engine, inference
+from helpers.commands import ask, cli
 
 
 def main(argv: list[str]) -> None:
     parser = cli.Parser(__doc__)
-    inference.add_arguments(parser)
-    inference.run(parser, parser.parse_args(argv), engine.open_session)
+    ask.add_arguments(parser)
+    ask.run(ask.request(parser, parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

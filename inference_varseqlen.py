@@ -2,7 +2,7 @@
 # PYTHON_ARGCOMPLETE_OK
 """Answers questions with a packed engine, or scores it on SQuAD. The engine tells its layout, the rest is inference.py's."""
 
-from helpers import cli
+from helpers.commands import cli
 from inference import main
 
 if __name__ == "__main__":

@@ -4,17 +4,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-import inference_c
-from helpers import benchmark, cli, engine
+from helpers.commands import cli, perf
 
 
 def main(argv: list[str]) -> None:
     parser = cli.Parser(__doc__)
-    benchmark.add_arguments(parser)
-    args = parser.parse_args(argv)
-    benchmark.run(args, partial(inference_c.open_session, enable_graph=True) if args.enable_graph else engine.open_session)
+    perf.add_arguments(parser)
+    perf.run(perf.request(parser, parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 # PYTHON_ARGCOMPLETE_OK
 """Times a packed engine on random tokens. The engine tells its layout, the rest is perf.py's."""
 
-from helpers import cli
+from helpers.commands import cli
 from perf import main
 
 if __name__ == "__main__":

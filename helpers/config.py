@@ -1,24 +1,26 @@
-"""BertConfig: the dimensions of a BERT model, from bert_config.json (TensorFlow) or config.json (Hugging Face)."""
+"""BertConfig: the dimensions of a model, from bert_config.json (TensorFlow) or config.json (Hugging Face)."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers import families
 from helpers.errors import InputError
+from helpers.families.base import Family
 
 CONFIG_NAMES = ("bert_config.json", "config.json")
 
-# The encoder is built with the tanh form for each of these (see docs/checkpoints.md): TensorRT fuses that form into
-# the projection before it. Against the erf form of "gelu" it differs by at most 5e-4 an activation.
-HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_pytorch_tanh")
+# The form of GELU (Hendrycks & Gimpel, 2016, arXiv:1606.08415) that each hidden_act means: exact, by the error function,
+# or approximated by tanh. They differ by at most 5e-4 an activation.
+GELU_FORMS = {"gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 
 
 @dataclass(frozen=True)
 class BertConfig:
-    """Dimensions of a BERT encoder (Devlin et al., 2018, arXiv:1810.04805)."""
+    """Dimensions of a BERT encoder (Devlin et al., 2018, arXiv:1810.04805), by BERT's names whatever the family's are."""
 
     vocab_size: int
     hidden_size: int
@@ -29,18 +31,28 @@ class BertConfig:
     type_vocab_size: int = 2
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-12
+    model_type: str = "bert"
 
     @property
     def head_size(self) -> int:
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def gelu(self) -> str:
+        """The form of GELU: "erf" or "tanh"."""
+        return GELU_FORMS[self.hidden_act]
+
+    @property
+    def family(self) -> Family:
+        return families.find(self.model_type, "configuration")
 
     @classmethod
     def load(cls, folder: Path) -> BertConfig:
         """Reads the configuration in a folder.
 
         Raises:
-            InputError: no configuration, malformed JSON, a missing key, a value of the wrong kind, or a model that
-                is not a post-layer-norm BERT with absolute positions and a GELU.
+            InputError: no configuration, malformed JSON, a missing key, a value of the wrong kind, a family that is not
+                ours, or a model that is not a post-layer-norm BERT with absolute positions and a GELU.
         """
         path = find_config(folder)
         try:
@@ -56,32 +68,40 @@ class BertConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any], path: Path) -> BertConfig:
         """Takes the known keys of `values`; `path` is named in errors. Raises InputError as `load` does."""
+        family = families.find(values.get("model_type", cls.model_type), f"configuration {path}")
+        keys = {name: family.keys.get(name, name) for name in cls.__annotations__}
+        known = {name: values[key] for name, key in keys.items() if key in values} | dict(family.fixed)
         counts = [name for name, kind in cls.__annotations__.items() if kind == "int"]
-        missing = [name for name in counts if name not in values and not hasattr(cls, name)]
+        missing = [keys[name] for name in counts if name not in known and not hasattr(cls, name)]
         if missing:
-            raise InputError(f"configuration {path} lacks {', '.join(missing)}: add what the model was trained with")
-        known = {name: values[name] for name in cls.__annotations__ if name in values}
+            raise InputError(f"configuration {path} lacks {', '.join(missing)}", "add what the model was trained with")
         for name in counts:
             value = known.get(name, 1)
             if type(value) is not int or value < 1:
-                raise InputError(f"configuration {path}: {name} must be a positive whole number, not {value!r}")
+                raise InputError(f"configuration {path}: {keys[name]} must be a positive whole number, not {value!r}")
         epsilon = known.get("layer_norm_eps", cls.layer_norm_eps)
         if type(epsilon) not in (int, float) or not 0 < epsilon < 1:
             raise InputError(f"configuration {path}: layer_norm_eps must lie between 0 and 1, not {epsilon!r}")
         config = cls(**known)
         if config.hidden_size % config.num_attention_heads:
             raise InputError(
-                f"configuration {path}: hidden_size {config.hidden_size} is not a multiple of "
-                f"num_attention_heads {config.num_attention_heads}"
+                f"configuration {path}: {keys['hidden_size']} {config.hidden_size} is not a multiple of "
+                f"{keys['num_attention_heads']} {config.num_attention_heads}"
             )
-        if config.hidden_act not in HIDDEN_ACTS:
+        if config.hidden_act not in tuple(GELU_FORMS):  # which may be anything, even what has no hash
             raise InputError(
-                f"configuration {path}: hidden_act {config.hidden_act!r} is not supported; use one of " + ", ".join(HIDDEN_ACTS)
+                f"configuration {path}: {keys['hidden_act']} {config.hidden_act!r} is not supported",
+                f"use one of {', '.join(GELU_FORMS)}",
             )
         positions = values.get("position_embedding_type", "absolute")
         if positions != "absolute":
             raise InputError(f"configuration {path}: position_embedding_type {positions!r} is not supported")
         return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` reads: the family's own keys."""
+        fields = {name: value for name, value in asdict(self).items() if name not in self.family.fixed}
+        return {self.family.keys.get(name, name): value for name, value in fields.items()}
 
 
 def find_config(folder: Path) -> Path:
@@ -89,6 +109,7 @@ def find_config(folder: Path) -> Path:
     for name in CONFIG_NAMES:
         if (folder / name).is_file():
             return folder / name
+    names = " or ".join(CONFIG_NAMES)
     if not folder.exists():
-        raise InputError(f"configuration folder {folder} does not exist: name the folder of {' or '.join(CONFIG_NAMES)}")
-    raise InputError(f"no {' or '.join(CONFIG_NAMES)} in {folder}: name its folder with -c")
+        raise InputError(f"configuration folder {folder} does not exist", f"name the folder of {names}")
+    raise InputError(f"no {names} in {folder}", "name its folder with {config_dir}")

@@ -1,5 +1,33 @@
 """The one kind of error that a user can mend."""
 
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
 
 class InputError(Exception):
-    """What the user gave cannot be used; the message is one line: what is wrong, where, and what to do."""
+    """What the user gave cannot be used.
+
+    Args:
+        problem: what is wrong, and where.
+        hint: what to do. A name in braces is a field of the request, "lower {sequence_length}": the command lines
+            put their flag for it, in Python it is an argument's name.
+    """
+
+    def __init__(self, problem: str, hint: str = "") -> None:
+        super().__init__(problem, hint)
+        self.problem, self.hint = problem, hint
+
+    def told(self, flags: Mapping[str, str]) -> str:
+        """The whole message, fields spelled as `flags` has them."""
+        separator = "; " if ": " in self.problem else ": "
+        return self.problem + separator + spelled(self.hint, flags) if self.hint else self.problem
+
+    def __str__(self) -> str:
+        return self.told({})
+
+
+def spelled(text: str, flags: Mapping[str, str]) -> str:
+    """`text` with each {field} as its flag, or where it has none as its bare name."""
+    return re.sub(r"\{(\w+)\}", lambda field: flags.get(field[1], field[1]), text)

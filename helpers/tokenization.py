@@ -30,10 +30,14 @@ class Tokenizer:
     """Turns texts into tokens. Special tokens that are spelled out in a text are text."""
 
     def __init__(self, vocab: dict[str, int], lower_case: bool) -> None:
-        self.pad, self.cls, self.sep = (vocab[token] for token in ("[PAD]", "[CLS]", "[SEP]"))
+        self._vocab = vocab
         self._pipeline = Pipeline(WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD))
         self._pipeline.normalizer = BertNormalizer(lowercase=lower_case)
         self._pipeline.pre_tokenizer = BertPreTokenizer()
+
+    def ids(self, tokens: Sequence[str]) -> list[int]:
+        """The ids of special tokens, by name."""
+        return [self._vocab[token] for token in tokens]
 
     def __call__(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokenizes texts in parallel, without adding special tokens."""
@@ -55,7 +59,7 @@ def read_vocab(path: Path) -> dict[str, int]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as e:
-        raise InputError(f"vocabulary {path} cannot be read: {e.strerror}; name it with -v") from e
+        raise InputError(f"vocabulary {path} cannot be read: {e.strerror}", "name it with {vocab_file}") from e
     except UnicodeDecodeError as e:
         raise InputError(f"vocabulary {path} is not UTF-8 text (byte {e.start})") from e
     if lines[-1] == "":
@@ -67,7 +71,7 @@ def read_vocab(path: Path) -> dict[str, int]:
             raise InputError(f"vocabulary {path} repeats {token!r} in line {number + 1}, first in line {vocab[token] + 1}")
     missing = [token for token in SPECIAL if token not in vocab]
     if missing:
-        raise InputError(f"vocabulary {path} lacks {', '.join(missing)}: is it the model's WordPiece vocabulary?")
+        raise InputError(f"vocabulary {path} lacks {', '.join(missing)}", "is it the model's WordPiece vocabulary?")
     return vocab
 
 
@@ -80,8 +84,8 @@ def check_vocab_size(vocab: dict[str, int], vocab_size: int, path: Path) -> None
     rounded = {-(-len(vocab) // multiple) * multiple for multiple in (1, 8, 64, 128)}
     if vocab_size not in rounded:
         raise InputError(
-            f"vocabulary {path} has {len(vocab)} tokens but the model's embedding {vocab_size} rows: "
-            "give the vocabulary that the model was trained with (-v)"
+            f"vocabulary {path} has {len(vocab)} tokens but the model's embedding {vocab_size} rows",
+            "give the vocabulary that the model was trained with ({vocab_file})",
         )
 
 

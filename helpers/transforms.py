@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from helpers.config import BertConfig
+from helpers.sites import bert_sites, query_quantizers
 from helpers.weights import BertWeights, Embeddings, Layer, LayerNorm, Linear
 
 
@@ -41,27 +41,13 @@ def pad_heads(weights: BertWeights, num_heads: int, head_size: int) -> BertWeigh
             attention_output=replace(layer.attention_output, weight=grow(layer.attention_output.weight, 1)),
         )
 
-    ranges = {name: amax * scale if "qv_a" in name else amax for name, amax in weights.ranges.items()}
-    return replace(weights, layers=tuple(map(pad, weights.layers)), ranges=ranges)
+    return replace(weights, layers=tuple(map(pad, weights.layers)), ranges=scaled_queries(weights, scale))
 
 
-def prune(weights: BertWeights) -> BertWeights:
-    """Zeroes the two smallest of every four neighbours along the input of the encoder's projections: 2:4 sparsity.
-
-    See Mishra et al., 2021, arXiv:2104.08378.
-    """
-
-    def pruned(part: Any) -> Any:
-        if isinstance(part, LayerNorm):
-            return part
-        fours = part.weight.reshape(-1, 4)
-        kept = np.argsort(np.abs(fours), axis=1)[:, 2:]
-        sparse = np.zeros_like(fours)
-        np.put_along_axis(sparse, kept, np.take_along_axis(fours, kept, 1), 1)
-        return replace(part, weight=sparse.reshape(part.weight.shape))
-
-    layers = tuple(Layer(**{name: pruned(part) for name, part in vars(layer).items()}) for layer in weights.layers)
-    return replace(weights, layers=layers)
+def scaled_queries(weights: BertWeights, scale: float) -> dict[str, float]:
+    """The ranges, where the queries of all layers are multiplied by `scale`."""
+    queries = query_quantizers(bert_sites(len(weights.layers)))
+    return {name: amax * scale if name in queries else amax for name, amax in weights.ranges.items()}
 
 
 def widen(weights: BertWeights, config: BertConfig, times: int) -> tuple[BertWeights, BertConfig]:
@@ -109,7 +95,7 @@ def widen(weights: BertWeights, config: BertConfig, times: int) -> tuple[BertWei
         Embeddings(repeat(old.word, 1), repeat(old.position, 1), repeat(old.token_type, 1), norm(old.norm)),
         tuple(map(layer, weights.layers)),
         Linear(repeat(weights.qa_outputs.weight, 1) / np.float32(k), weights.qa_outputs.bias),
-        {name: amax * k**-0.5 if "qv_a" in name else amax for name, amax in weights.ranges.items()},
+        scaled_queries(weights, k**-0.5),
     )
     grown = replace(config, hidden_size=config.hidden_size * k, intermediate_size=config.intermediate_size * k)
     return wide, grown

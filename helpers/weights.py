@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Callable
+from itertools import count
+from typing import Any
 
 import numpy as np
 
 from helpers.config import BertConfig
-from helpers.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -98,12 +96,11 @@ class BertWeights:
 
         def layer(prefix: str) -> Layer:
             parts: dict[str, Any] = {
-                attribute: (norm if attribute.endswith("_norm") else linear)(f"{prefix}.{name}")
-                for attribute, name in LAYER_NAMES.items()
+                attribute: (norm if attribute in NORMS else linear)(f"{prefix}.{name}") for attribute, name in LAYER_NAMES.items()
             }
             return Layer(**parts)
 
-        depth = sum(name.endswith("attention.self.query.weight") for name in named)
+        depth = next(i for i in count() if f"bert.encoder.layer.{i}.attention.self.query.weight" not in named)
         word, position, token_type = (
             named[f"bert.embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type")
         )
@@ -113,11 +110,6 @@ class BertWeights:
             linear("qa_outputs"),
             dict(ranges or {}),
         )
-
-    def validate(self, config: BertConfig) -> None:
-        """Raises InputError where a tensor is missing, has another shape than `config` asks for, or is not finite."""
-        check_depth(len(self.layers), config, "weights")
-        check_tensors(self.tensors(), config, "weights")
 
 
 LAYER_NAMES = {
@@ -130,6 +122,7 @@ LAYER_NAMES = {
     "output": "output.dense",
     "output_norm": "output.LayerNorm",
 }
+NORMS = ("attention_norm", "output_norm")
 
 
 def tensor_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
@@ -146,79 +139,18 @@ def tensor_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
     for i in range(config.num_hidden_layers):
         for attribute, name in LAYER_NAMES.items():
             matrix = matrices.get(attribute, (hidden, hidden))
-            shapes[f"bert.encoder.layer.{i}.{name}.weight"] = (hidden,) if attribute.endswith("_norm") else matrix
+            shapes[f"bert.encoder.layer.{i}.{name}.weight"] = (hidden,) if attribute in NORMS else matrix
             shapes[f"bert.encoder.layer.{i}.{name}.bias"] = matrix[:1]
     shapes["qa_outputs.weight"], shapes["qa_outputs.bias"] = (2, hidden), (2,)
     return shapes
 
 
-def check_tensors(named: Mapping[str, np.ndarray], config: BertConfig, source: str, spelled: Callable[[str], str] = str) -> None:
-    """Holds tensors against a configuration.
-
-    Args:
-        named: arrays under Hugging Face names; further names are ignored.
-        source: the file, for messages.
-        spelled: turns a Hugging Face name into the file's own, for messages.
-
-    Raises:
-        InputError: lists every missing tensor, or every wrong shape, or every tensor with NaN or infinity.
-    """
-    shapes = tensor_shapes(config)
-    spelling = {name: spelled(name) for name in shapes}  # several may be parts of one fused tensor of the file
-    missing = dict.fromkeys(spelling[name] for name in shapes if name not in named)
-    if missing:
-        raise InputError(f"{source} lacks {len(missing)} of {len(set(spelling.values()))} tensors: {', '.join(missing)}")
-    wrong = [
-        f"{spelling[name]}: expected {list(shape)}, found {list(named[name].shape)}"
-        for name, shape in shapes.items()
-        if named[name].shape != shape
-    ]
-    if wrong:
-        raise InputError(f"{source} does not fit its configuration: {'; '.join(wrong)}")
-    odd = [spelling[name] for name in shapes if not np.isfinite(named[name]).all()]
-    if odd:
-        raise InputError(f"{source} holds NaN or infinity in {', '.join(odd)}")
-
-
-def check_depth(depth: int, config: BertConfig, source: str) -> None:
-    """Raises InputError where a model has more layers than its configuration; fewer show as missing tensors."""
-    if depth > config.num_hidden_layers:
-        raise InputError(f"{source} has {depth} encoder layers, its configuration {config.num_hidden_layers}")
-
-
-def assemble(
-    named: Mapping[str, np.ndarray],
-    config: BertConfig,
-    path: Path,
-    present: Iterable[str],
-    spelled: Callable[[str], str] = str,
-    ranges: Mapping[str, float] | None = None,
-) -> BertWeights:
-    """What every loader ends with: checked tensors become BertWeights.
-
-    Args:
-        named: arrays of any float dtype under Hugging Face names; further names are ignored.
-        present: all names that the file has, in its own spelling.
-        spelled: turns a Hugging Face name into the file's own, for messages.
-        ranges: quantizer name → absolute maximum.
-
-    Raises:
-        InputError: as `check_tensors` and `check_depth`.
-    """
-    numbers = [int(layer) for name in present for layer in re.findall(r"encoder[./]layers?[._](\d+)[./]", name)]
-    check_depth(max(numbers, default=-1) + 1, config, str(path))
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which check_tensors reports
-        floats = {name: np.asarray(named[name], np.float32, order="C") for name in tensor_shapes(config) if name in named}
-    check_tensors(floats, config, str(path), spelled)
-    return BertWeights.from_tensors(floats, ranges)
-
-
 def random_weights(config: BertConfig, seed: int = 0) -> BertWeights:
     """A model of random weights, spread as BERT's own initialization (normal, 0.02), which any benchmark can run."""
     generator = np.random.default_rng(seed)
-    named = {}
-    for name, shape in tensor_shapes(config).items():
-        named[name] = generator.standard_normal(shape, np.float32) * np.float32(0.02)
-        if name.endswith("LayerNorm.weight"):
-            named[name] += 1
-    return BertWeights.from_tensors(named)
+    shapes = tensor_shapes(config).items()
+    weights = BertWeights.from_tensors({name: generator.standard_normal(s, np.float32) * np.float32(0.02) for name, s in shapes})
+    norms = [weights.embeddings.norm, *(getattr(layer, norm) for layer in weights.layers for norm in NORMS)]
+    for norm in norms:
+        norm.gamma[:] += 1
+    return weights

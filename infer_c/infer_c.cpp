@@ -5,67 +5,98 @@
 #include <pybind11/stl/filesystem.h>
 
 #include <cerrno>
-#include <functional>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
 
-#include "bert_infer.h"
+#include "inference.h"
 
 namespace py = pybind11;
 using namespace py::literals;
 
 namespace {
 
+// What Python knows as bert_inf: an Inference until it is closed. A call holds it too, so that another thread may close
+// the object meanwhile: all is freed as that call ends.
+class Closable {
+public:
+    Closable(std::shared_ptr<bert::Engine> engine, std::int64_t batch, std::int64_t length, bool graph)
+        : inference_(std::make_shared<bert::Inference>(std::move(engine), batch, length, graph)) {}
+
+    std::shared_ptr<bert::Inference> get() const {
+        if (!inference_) {
+            throw bert::Error("this bert_inf is closed");
+        }
+        return inference_;
+    }
+
+    void close() { inference_.reset(); }
+
+private:
+    std::shared_ptr<bert::Inference> inference_;  // read and written under Python's lock alone
+};
+
 // An array as it lies in memory: what would need a copy or a cast is refused.
-bert::Array view(const py::array& array, const char* name) {
+bert::Array view(const py::array& array, const std::string& name) {
     if (!py::isinstance<py::array_t<std::int32_t>>(array)) {
-        throw std::invalid_argument(std::string(name) + " must be an array of int32, not of " +
-                                    py::str(array.dtype()).cast<std::string>());
+        throw std::invalid_argument(name + " must be an array of int32, not of " + py::str(array.dtype()).cast<std::string>());
     }
     if (!(array.flags() & py::array::c_style)) {
-        throw std::invalid_argument(std::string(name) + " must be C-contiguous: use numpy.ascontiguousarray");
+        throw std::invalid_argument(name + " must be C-contiguous: use numpy.ascontiguousarray");
     }
     return {static_cast<const std::int32_t*>(array.data()), bert::Shape(array.shape(), array.shape() + array.ndim())};
 }
 
+// The arguments of a call, by name.
 template <class... Arrays>
-bert::Feed feed_of(const bert::Inference& inference, const Arrays&... arrays) {
-    const std::array<std::reference_wrapper<const py::array>, sizeof...(arrays)> given{arrays...};
-    const std::vector<const char*>& names = inference.engine()->inputs();
-    if (names.size() != given.size()) {
-        throw std::invalid_argument(inference.engine()->packed()
-                                        ? "the engine is packed: give input_ids, segment_ids, cu_seqlens, max_seqlen"
-                                        : "the engine is padded: give input_ids, segment_ids, input_mask");
+bert::Batch batch_of(const bert::Engine& engine, const Arrays&... arrays) {
+    const std::vector<std::string>& names = bert::input_names(engine.packed());
+    if (names.size() != sizeof...(arrays)) {
+        throw std::invalid_argument(engine.packed() ? "the engine is packed: give input_ids, segment_ids, cu_seqlens, max_seqlen"
+                                                    : "the engine is padded: give input_ids, segment_ids, input_mask");
     }
-    bert::Feed feed;
-    for (std::size_t i = 0; i < given.size(); ++i) {
-        feed.push_back(view(given[i], names[i]));
-    }
-    return feed;
+    bert::Batch batch;
+    auto name = names.begin();
+    ((batch[*name] = view(arrays, *name), ++name), ...);
+    return batch;
 }
 
 template <class... Arrays>
-py::array_t<float> run_arrays(bert::Inference& inference, const Arrays&... arrays) {
-    const bert::Feed feed = feed_of(inference, arrays...);
-    bert::Shape shape = feed[0].shape;
-    shape.insert(inference.engine()->packed() ? shape.begin() : shape.end(), 2);
+py::array_t<float> run(const Closable& self, const Arrays&... arrays) {
+    const std::shared_ptr<bert::Inference> inference = self.get();
+    const bert::Batch batch = batch_of(*inference->engine(), arrays...);
+    bert::Shape shape = batch.at("input_ids").shape;
+    shape.insert(inference->engine()->packed() ? shape.begin() : shape.end(), 2);
     py::array_t<float> logits(shape);
     float* const to = logits.mutable_data();
     {
         const py::gil_scoped_release released;
-        inference.run(feed, to);
+        inference->run(batch, to);
     }
     return logits;
 }
 
 template <class... Arrays>
-float time_arrays(bert::Inference& inference, const Arrays&... arrays) {
-    const bert::Feed feed = feed_of(inference, arrays...);
+float time(const Closable& self, const Arrays&... arrays) {
+    const std::shared_ptr<bert::Inference> inference = self.get();
+    const bert::Batch batch = batch_of(*inference->engine(), arrays...);
     const py::gil_scoped_release released;
-    return inference.time(feed);
+    return inference->time(batch);
 }
 
-std::vector<std::pair<std::int64_t, std::int64_t>> profiles(const bert::Inference& inference) {
+void prepare(const Closable& self, std::int64_t batch_size) {
+    const std::shared_ptr<bert::Inference> inference = self.get();
+    const py::gil_scoped_release released;
+    inference->prepare(batch_size);
+}
+
+std::vector<std::pair<std::int64_t, std::int64_t>> profiles(const Closable& self) {
     std::vector<std::pair<std::int64_t, std::int64_t>> sizes;
-    for (const bert::Profile& profile : inference.engine()->profiles()) {
+    for (const bert::Profile& profile : self.get()->engine()->profiles()) {
         sizes.emplace_back(profile.batch_size(), profile.sequence_length());
     }
     return sizes;
@@ -75,7 +106,6 @@ std::vector<std::pair<std::int64_t, std::int64_t>> profiles(const bert::Inferenc
 
 PYBIND11_MODULE(infer_c, module) {
     using bert::Engine;
-    using bert::Inference;
 
     module.doc() = "Runs BERT question-answering engines of TensorRT, with or without CUDA graphs.";
 
@@ -91,38 +121,41 @@ PYBIND11_MODULE(infer_c, module) {
     py::class_<Engine, std::shared_ptr<Engine>>(module, "Engine", "An engine, deserialized once, that several bert_inf run.")
         .def(py::init<const std::filesystem::path&>(), "engine"_a, py::call_guard<py::gil_scoped_release>());
 
-    py::class_<Inference>(module, "bert_inf", R"(Runs an engine, one batch at a time; threads each need their own.
+    py::class_<Closable>(module, "bert_inf", R"(Runs an engine, one batch at a time; threads each need their own.
 
 With enable_graph, the first batch of a shape warms up, and from the second on a captured CUDA graph is replayed.
 Arrays are int32 and C-contiguous. Raises ValueError for arguments or an engine file that cannot be used, OSError for a
 file that cannot be read, MemoryError where the GPU's memory does not suffice, RuntimeError where CUDA or TensorRT fails.)")
         .def(py::init([](std::shared_ptr<Engine> engine, std::int64_t batch, std::int64_t length, bool graph) {
-                 return std::make_unique<Inference>(std::move(engine), batch, length, graph);
+                 return std::make_unique<Closable>(std::move(engine), batch, length, graph);
              }),
-             "engine"_a, "max_batch_size"_a = 0, "max_sequence_length"_a = 0, "enable_graph"_a = false,
+             "engine"_a.none(false), "max_batch_size"_a = 0, "max_sequence_length"_a = 0, "enable_graph"_a = false,
              py::call_guard<py::gil_scoped_release>(),
              "Shares an engine; takes batches of up to max_batch_size × max_sequence_length, 0 being the engine's largest.")
         .def(py::init([](const std::filesystem::path& engine, std::int64_t batch, std::int64_t length, bool graph) {
-                 return std::make_unique<Inference>(std::make_shared<Engine>(engine), batch, length, graph);
+                 return std::make_unique<Closable>(std::make_shared<Engine>(engine), batch, length, graph);
              }),
              "engine"_a, "max_batch_size"_a = 0, "max_sequence_length"_a = 0, "enable_graph"_a = false,
              py::call_guard<py::gil_scoped_release>(), "Loads an engine file; otherwise the same.")
-        .def("prepare", &Inference::prepare, "batch_size"_a, py::call_guard<py::gil_scoped_release>(),
+        .def("prepare", &prepare, "batch_size"_a,
              "Warms up, and captures, what runs batches of this size and the largest sequence length.")
-        .def("run", &run_arrays<py::array, py::array, py::array>, "input_ids"_a, "segment_ids"_a, "input_mask"_a,
+        .def("run", &run<py::array, py::array, py::array>, "input_ids"_a, "segment_ids"_a, "input_mask"_a,
              "Runs a padded batch, arrays [B, S]; returns the logits [B, S, 2] float32, start then end.")
-        .def("run", &run_arrays<py::array, py::array, py::array, py::array>, "input_ids"_a, "segment_ids"_a, "cu_seqlens"_a,
+        .def("run", &run<py::array, py::array, py::array, py::array>, "input_ids"_a, "segment_ids"_a, "cu_seqlens"_a,
              "max_seqlen"_a,
              "Runs a packed batch, arrays [T], [T], [B + 1], [longest]; returns the logits [2, T] float32, start then end.")
-        .def("time", &time_arrays<py::array, py::array, py::array>, "input_ids"_a, "segment_ids"_a, "input_mask"_a,
+        .def("time", &time<py::array, py::array, py::array>, "input_ids"_a, "segment_ids"_a, "input_mask"_a,
              "Milliseconds that the engine alone takes for a padded batch, by CUDA events, without copies.")
-        .def("time", &time_arrays<py::array, py::array, py::array, py::array>, "input_ids"_a, "segment_ids"_a, "cu_seqlens"_a,
+        .def("time", &time<py::array, py::array, py::array, py::array>, "input_ids"_a, "segment_ids"_a, "cu_seqlens"_a,
              "max_seqlen"_a, "The same for a packed batch.")
+        .def("close", &Closable::close, "Gives the GPU's memory back; what is closed cannot run any more.")
         .def_property_readonly(
-            "engine", [](const Inference& self) { return self.engine(); }, "The engine, for another bert_inf.")
+            "engine", [](const Closable& self) { return self.get()->engine(); }, "The engine, for another bert_inf.")
         .def_property_readonly("profiles", &profiles, "What the engine was optimised for: (batch size, sequence length) each.")
-        .def_property_readonly("packed", [](const Inference& self) { return self.engine()->packed(); })
-        .def_property_readonly("device_memory", &Inference::activation_bytes, "Bytes of the GPU's memory that hold activations.")
-        .def_property_readonly("device", [](const Inference&) { return std::string(bert::device_properties().name); })
-        .def_property_readonly("version", [](const Inference&) { return bert::tensorrt_version(); }, "TensorRT's version.");
+        .def_property_readonly("packed", [](const Closable& self) { return self.get()->engine()->packed(); })
+        .def_property_readonly(
+            "device_memory", [](const Closable& self) { return self.get()->engine()->activation_bytes(); },
+            "Bytes of the GPU's memory that hold activations.")
+        .def_property_readonly("device", [](const Closable&) { return std::string(bert::device_properties().name); })
+        .def_property_readonly("version", [](const Closable&) { return bert::tensorrt_version(); }, "TensorRT's version.");
 }

@@ -2,18 +2,27 @@
 #include <getopt.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <future>
 #include <iomanip>
 #include <iostream>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <sstream>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
 
-#include "bert_infer.h"
+#include "inference.h"
 
 namespace {
 
@@ -198,17 +207,18 @@ Row measure(const Options& options, const std::vector<bert::Inference*>& inferen
     std::mt19937 generator(static_cast<std::uint32_t>(options.seed));
     const std::int64_t vocab_size = whole_number("vocab_size", described(options.engine, "vocab_size", "30522"), 1);
     std::uniform_int_distribution<std::int32_t> token(0, static_cast<std::int32_t>(vocab_size - 1)), segment(0, 1);
-    const auto number = [&](int input) { return input == 0 ? token(generator) : segment(generator); };
-    const bert::FullBatch batch(*inferences[0]->engine(), batch_size, options.sequence_length, number);
-    const bert::Feed feed = batch.feed();
+    bert::FullBatch full(inferences[0]->engine()->packed(), batch_size, options.sequence_length);
+    std::generate(full.values["input_ids"].begin(), full.values["input_ids"].end(), [&] { return token(generator); });
+    std::generate(full.values["segment_ids"].begin(), full.values["segment_ids"].end(), [&] { return segment(generator); });
+    const bert::Batch batch = full.batch();
     const auto tokens = static_cast<std::size_t>(batch_size * options.sequence_length);
 
     const auto run = [&](bert::Inference& inference, std::vector<float>& logits) -> double {
         if (!options.end_to_end) {
-            return static_cast<double>(inference.time(feed));
+            return static_cast<double>(inference.time(batch));
         }
         const auto start = Clock::now();
-        inference.run(feed, logits.data());
+        inference.run(batch, logits.data());
         return since(start) * 1e3;
     };
     on_threads(inferences, [&](bert::Inference& inference) {
@@ -265,7 +275,7 @@ std::string quoted(const std::string& value) {
     return line.str();
 }
 
-std::string json_of(const Options& options, const bert::Inference& inference, const std::vector<Row>& rows) {
+std::string json_of(const Options& options, const bert::Engine& engine, const std::vector<Row>& rows) {
     const auto boolean = [](bool value) { return value ? "true" : "false"; };
     std::string results;
     for (const Row& row : rows) {
@@ -280,28 +290,27 @@ std::string json_of(const Options& options, const bert::Inference& inference, co
         }
         results += "\n    }";
     }
-    return text("{\n  \"backend\": \"tensorrt\",\n  \"version\": ", quoted(bert::tensorrt_version()),
+    return text("{\n  \"backend\": \"tensorrt\",\n  \"runtime\": \"perf\",\n  \"version\": ", quoted(bert::tensorrt_version()),
                 ",\n  \"device\": ", quoted(bert::device_properties().name), ",\n  \"engine\": ", quoted(options.engine),
                 ",\n  \"precision\": ", described(options.engine, "precision", "null"),
-                ",\n  \"packed\": ", boolean(inference.engine()->packed()),
-                ",\n  \"lengths\": null,\n  \"random_seed\": ", options.seed, ",\n  \"enable_graph\": ", boolean(options.graphs),
-                ",\n  \"end_to_end\": ", boolean(options.end_to_end), ",\n  \"threads\": ", options.threads,
-                ",\n  \"device_memory\": ", inference.activation_bytes(), ",\n  \"results\": [", results, "\n  ]\n}\n");
+                ",\n  \"packed\": ", boolean(engine.packed()), ",\n  \"lengths\": null,\n  \"random_seed\": ", options.seed,
+                ",\n  \"enable_graph\": ", boolean(options.graphs), ",\n  \"end_to_end\": ", boolean(options.end_to_end),
+                ",\n  \"threads\": ", options.threads, ",\n  \"device_memory\": ", engine.activation_bytes(),
+                ",\n  \"results\": [", results, "\n  ]\n}\n");
 }
 
-void print_header(const Options& options, const bert::Inference& inference) {
+void print_header(const Options& options, const bert::Engine& engine) {
     const cudaDeviceProp device = bert::device_properties();
     int driver{}, runtime{};
     BERT_CUDA(cudaDriverGetVersion(&driver));
     BERT_CUDA(cudaRuntimeGetVersion(&runtime));
     const auto version = [](int number) { return text(number / 1000, ".", number % 1000 / 10); };
-    const bert::Engine& engine = *inference.engine();
     std::cout << "Engine: " << options.engine << ", " << (engine.packed() ? "packed" : "padded") << ", profiles "
-              << engine.describe_profiles() << "\n"
+              << bert::describe(engine.profiles()) << "\n"
               << "Device: " << device.name << ", compute capability " << device.major << "." << device.minor << "\n"
               << "Versions: TensorRT " << bert::tensorrt_version() << ", CUDA driver " << version(driver) << ", CUDA runtime "
               << version(runtime) << "\n"
-              << "Device memory: " << fixed(static_cast<double>(inference.activation_bytes()) / (1 << 20), 1)
+              << "Device memory: " << fixed(static_cast<double>(engine.activation_bytes()) / (1 << 20), 1)
               << " MiB of activations" << (options.threads > 1 ? " a thread" : "") << "\n"
               << "Timing: " << (options.end_to_end ? "end to end" : "the engine alone") << ", "
               << (options.graphs ? "CUDA graphs" : "no CUDA graphs") << std::endl;
@@ -314,10 +323,10 @@ void run(const Options& options) {
     }
     const auto engine = std::make_shared<bert::Engine>(options.engine);
     for (const std::int64_t size : options.batch_sizes) {
-        const bert::Shapes shapes = engine->full(size, options.sequence_length);
-        if (engine->fitting(shapes).empty()) {
-            throw std::invalid_argument(engine->describe(shapes) + " fits none of the engine's profiles, " +
-                                        engine->describe_profiles() + ": choose -b and -s among them");
+        const bert::Shapes shapes = bert::full_shapes(engine->packed(), size, options.sequence_length);
+        if (bert::fitting(engine->profiles(), shapes).empty()) {
+            throw std::invalid_argument(bert::describe(shapes) + " fits none of the engine's profiles, " +
+                                        bert::describe(engine->profiles()) + ": choose -b and -s among them");
         }
     }
     const std::int64_t largest = *std::max_element(options.batch_sizes.begin(), options.batch_sizes.end());
@@ -327,14 +336,14 @@ void run(const Options& options) {
         owned.push_back(std::make_unique<bert::Inference>(engine, largest, options.sequence_length, options.graphs));
         inferences.push_back(owned.back().get());
     }
-    print_header(options, *owned[0]);
+    print_header(options, *engine);
     std::vector<Row> rows;
     for (const std::int64_t size : options.batch_sizes) {
         rows.push_back(measure(options, inferences, size));
         print(rows.back(), options);
     }
     if (output) {
-        output->write(json_of(options, *owned[0], rows));
+        output->write(json_of(options, *engine, rows));
     }
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from helpers import cli, report
+from helpers.commands import cli, report
 from helpers.errors import InputError
 
 

@@ -8,7 +8,7 @@ mkdir -p engines
 engine=engines/demo.engine
 if [[ ! -e $engine || ! -e $engine.json ]]; then
   precision=()
-  if .venv/bin/python -c 'from helpers import trt; trt.check_available()' 2>/dev/null; then precision=(--fp16); fi
+  if .venv/bin/python -c 'import sys; from helpers import backends; sys.exit(not backends.choose().on_gpu)' 2>/dev/null; then precision=(--fp16); fi
   .venv/bin/python builder.py -pt models/minilm-l6-squad -o $engine -s 128 ${precision[@]+"${precision[@]}"} \
     -tcf engines/timing.cache
 fi

@@ -25,20 +25,25 @@ from typing import Any, NamedTuple, Union
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from helpers import cli, engine, files, report, trt  # noqa: E402
+import builder  # noqa: E402
+import builder_varseqlen  # noqa: E402
+from helpers import backends, engine_file, files  # noqa: E402
+from helpers.commands import cli, report  # noqa: E402
 from helpers.errors import InputError  # noqa: E402
 
 # The compute capability that int8 kernels are chosen by.
 GENERATIONS = {"Volta": (7, 0), "Xavier": (7, 2), "Turing": (7, 5), "Ampere": (8, 0), "Ada": (8, 9), "Hopper": (9, 0)}
-MODELS = ("base", "large", "mini")
+HIDDEN_SIZES = {"base": 768, "large": 1024, "mini": 384}
 PRECISIONS = ("float32", "float16", "int8")
 PRECISIONS_MEGATRON = ("int8", "int8-sparse")
-ON_CPU = {"float16": "float32", "int8-sparse": "int8"}  # what ONNX Runtime computes instead
+ON_CPU = {"float16": "float32", "int8-sparse": "int8"}  # what is computed instead
 SEQUENCE_LENGTHS = (128, 384)
 BATCH_SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 64, 128)
 ITERATIONS = (2000, 1000, 500, 200, 100, 50, 20, 10, 5)  # as many as a cell's time allows
 SECONDS = 10  # of a cell, where 1000 iterations do not take longer
 WORKSPACE = 8000  # MiB at most: large batches, unfused attention above all, need more than the builder's default
+# What of a request flags decide.
+OPTIONS = ("packed", "interleaved", "megatron", "fp16", "int8", "int8_attention", "int8_skip_layer_norm", "strict", "sparse")
 FINE_TUNED = ROOT / "models/fine-tuned"
 SQUAD = ROOT / "squad/dev-v1.1.json"
 
@@ -46,7 +51,7 @@ Word = Union[str, int, Path]
 
 
 class Device(NamedTuple):
-    """What the engines run on, in the words of engine.Description."""
+    """What the engines run on, in the words of engine_file.Description."""
 
     backend: str
     version: str
@@ -77,17 +82,15 @@ class Configuration(NamedTuple):
 
 def find_device(backend: str) -> Device:
     """Raises InputError where the backend asked for is not here."""
-    if engine.choose_backend(backend) == "tensorrt":
-        return Device("tensorrt", trt.load().__version__, *trt.gpu())
-    from helpers.graphs.onnx import OPSET
-
-    return Device("onnxruntime", f"opset {OPSET}", None, (0, 0))
+    chosen = backends.choose(backend)
+    version, gpu, capability = chosen.device()
+    return Device(chosen.name, version, gpu, capability or (0, 0))
 
 
 def find_perf(backend: str) -> list[str]:
     """build/perf with CUDA graphs, where it is built and runs here; else perf.py."""
     built = ROOT / "build/perf"
-    if backend == "tensorrt":
+    if backends.find(backend).on_gpu:
         with suppress(OSError):  # it is not there, or of another machine
             if subprocess.run([built, "-h"], capture_output=True).returncode == 0:
                 return [str(built), "--enable_graph"]
@@ -167,12 +170,9 @@ def precision_flags(benchmark: Benchmark, wanted: Configuration) -> list[str]:
         return ["--int8", "--fp16", "-il", "--megatron", *["-sp"] * (wanted.precision == "int8-sparse")]
     if wanted.precision in ("float32", "float16"):
         return ["--fp16"] * (wanted.precision == "float16")
-    capability = benchmark.device.capability
-    flags = ["--int8", "--fp16", "--strict"] if benchmark.device.backend == "tensorrt" else ["--int8"]
-    skip_layer_norm = capability >= engine.INT8_NORM_CAPABILITY and wanted.model != "mini"  # whose hidden size has no kernel
-    has_length = wanted.sequence_length in engine.FUSED_LENGTHS_INT8
-    attention = capability >= engine.INT8_ATTENTION_CAPABILITY and has_length
-    return [*flags, *["-iln"] * skip_layer_norm, *["-imh"] * attention]
+    backend, capability = backends.find(benchmark.device.backend), benchmark.device.capability
+    fastest = backend.fastest_int8(HIDDEN_SIZES[wanted.model], wanted.sequence_length, capability)
+    return ["--int8", *(cli.FLAGS[name] for name, taken in fastest.items() if taken)]
 
 
 def build(benchmark: Benchmark, wanted: Configuration, path: Path) -> None:
@@ -181,14 +181,13 @@ def build(benchmark: Benchmark, wanted: Configuration, path: Path) -> None:
     Raises:
         RuntimeError: the checkpoint cannot be had, or the builder failed.
     """
-    flags, stamp = precision_flags(benchmark, wanted), path.with_suffix(".flags.json")
-    if read_kept(stamp) == flags and fits(benchmark, wanted, path):
+    flags = precision_flags(benchmark, wanted)
+    if fits(benchmark, wanted, flags, path):
         return
-    builder = ROOT / ("builder_varseqlen.py" if benchmark.megatron else "builder.py")
+    script = ROOT / ("builder_varseqlen.py" if benchmark.megatron else "builder.py")
     sizes = [*repeated("-b", benchmark.batch_sizes), "-s", wanted.sequence_length, "-w", WORKSPACE]
     paths: list[Word] = ["-o", path, "-tcf", benchmark.output / "timing.cache", "--backend", benchmark.device.backend]
-    call(sys.executable, builder, *checkpoint(benchmark, wanted), *flags, *sizes, *paths)
-    files.write_json(stamp, flags)
+    call(sys.executable, script, *checkpoint(benchmark, wanted), *flags, *sizes, *paths)
 
 
 def read_kept(path: Path) -> Any:
@@ -199,18 +198,21 @@ def read_kept(path: Path) -> Any:
         return None
 
 
-def fits(benchmark: Benchmark, wanted: Configuration, path: Path) -> bool:
-    """Whether an engine is whole, of this device, and has a profile for every batch size."""
+def fits(benchmark: Benchmark, wanted: Configuration, flags: Sequence[str], path: Path) -> bool:
+    """Whether an engine is whole, of this device, built with these flags, and has a profile for every batch size."""
     try:
-        found = engine.describe(path)
+        found = engine_file.read_description(path)
     except InputError:
         return False
+    read, source = (builder_varseqlen.read, "-pkl") if benchmark.megatron else (builder.read, "-pt")
+    asked = read([source, "any", "-o", "any", *flags])[1].to_dict()
     profiles = [[size, wanted.sequence_length] for size in benchmark.batch_sizes]
     return (
         found is not None
         and path.exists()
         and (found.backend, found.version, found.gpu) == benchmark.device[:3]
         and all(profile in found.profiles for profile in profiles)
+        and all(found.request.get(name) == asked[name] for name in OPTIONS)
     )
 
 
@@ -262,7 +264,7 @@ def main(argv: list[str]) -> None:
     parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--gpu", choices=GENERATIONS, help="use the int8 kernels of this generation (default: detected)")
-    add("--models", nargs="+", choices=MODELS, help="mini is the bundled model (default: base large)")
+    add("--models", nargs="+", choices=HIDDEN_SIZES, help="mini is the bundled model (default: base large)")
     add("--precisions", nargs="+", metavar="P", help=f"of {', '.join(PRECISIONS)} (default: float16 int8)")
     add("--sequence-lengths", nargs="+", type=cli.positive, metavar="S", help="(default: 128 384)")
     add("--batch-sizes", nargs="+", type=cli.positive, metavar="B", help="(default: 1 2 4 8 12 16 24 32 64 128)")
@@ -285,12 +287,12 @@ def main(argv: list[str]) -> None:
     # In a process that ends: here, its CUDA context would share the GPU with what is timed.
     with ProcessPoolExecutor(1, get_context("spawn")) as other:
         device = other.submit(find_device, args.backend).result()
-    if device.backend == "onnxruntime":
+    if not backends.find(device.backend).on_gpu:
         for precision in filter(precisions.__contains__, ON_CPU):
-            cli.warn(f"ONNX Runtime on the CPU has no {precision}: {ON_CPU[precision]} is timed instead")
+            cli.warn(f"{backends.find(device.backend).title} has no {precision}: {ON_CPU[precision]} is timed instead")
         precisions = [ON_CPU.get(precision, precision) for precision in precisions]
         if args.gpu:
-            cli.warn("ONNX Runtime runs on the CPU: --gpu is not honoured")
+            cli.warn("no GPU is used here: --gpu is not honoured")
     elif args.gpu:
         device = device._replace(capability=GENERATIONS[args.gpu])
     slug = re.sub("[^a-z0-9]+", "-", (device.gpu or "cpu").lower())
@@ -301,7 +303,7 @@ def main(argv: list[str]) -> None:
         random_weights=args.random_weights,
         batch_sizes=sorted(set(args.batch_sizes or BATCH_SIZES)),
         seconds=args.seconds or SECONDS,
-        least=ITERATIONS[-1] if args.seconds or device.backend == "onnxruntime" else 1000,
+        least=ITERATIONS[-1] if args.seconds or not backends.find(device.backend).on_gpu else 1000,
         perf=find_perf(device.backend),
     )
     for folder in ("", "engines", "results"):
@@ -327,7 +329,7 @@ def run(benchmark: Benchmark, configurations: Sequence[Configuration]) -> None:
                 build(benchmark, wanted, path)
             with cli.elapsed(f"{at}: timing"):
                 timed = measure(benchmark, wanted, path)
-            made = engine.describe(path)
+            made = engine_file.read_description(path)
         except (InputError, RuntimeError, OSError) as e:
             failures.append({"configuration": name, "reason": str(e)})
             cli.warn(f"{name} failed: {e}")

@@ -14,11 +14,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from helpers import calibrator, cli, ranges, transforms  # noqa: E402
-from helpers.benchmark import random_batch  # noqa: E402
 from helpers.checkpoints import megatron, pytorch  # noqa: E402
+from helpers.commands import cli  # noqa: E402
+from helpers.commands.perf import random_batch  # noqa: E402
 from helpers.config import BertConfig  # noqa: E402
 from helpers.files import make_folder  # noqa: E402
+from helpers.quantization import calibration, ranges, sparsity  # noqa: E402
+from helpers.sites import bert_sites  # noqa: E402
 from helpers.weights import random_weights  # noqa: E402
 
 SIZES = {
@@ -43,10 +45,10 @@ def main(argv: list[str]) -> None:
     make_folder(args.output)
     weights = random_weights(config, args.random_seed)
     if args.megatron:
-        weights = transforms.prune(weights)
-    windows = [random_batch([LENGTH], LENGTH, config.vocab_size, args.random_seed)]
-    found = calibrator.calibrate(weights, config, windows, args.megatron)
-    weights = replace(weights, ranges=ranges.to_checkpoint(found, config.num_hidden_layers, args.megatron))
+        weights = sparsity.prune(weights)
+    sites = bert_sites(config.num_hidden_layers, args.megatron)
+    windows = [random_batch([LENGTH], config.vocab_size, args.random_seed)]
+    weights = replace(weights, ranges=ranges.to_checkpoint(calibration.calibrate(weights, config, sites, windows), sites))
     if args.megatron:
         megatron.save(args.output / "megatron.pkl", weights)
         pytorch.save_config(args.output, config, vocab)

@@ -9,7 +9,7 @@ setup requirements.txt requirements-convert.txt requirements-notebook.txt requir
 .venv/bin/python -m ruff format --check .
 # mypy judges by the libraries' own annotations, and older Pythons get older libraries.
 if .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then .venv/bin/python -m mypy; fi
-if .venv/bin/python -c 'from helpers import trt; trt.check_available()' 2>/dev/null; then
+if .venv/bin/python -c 'import sys; from helpers import backends; sys.exit(not backends.choose().on_gpu)' 2>/dev/null; then
   .venv/bin/python -m pytest "$@"
 else
   .venv/bin/python -m pytest -m "not gpu" -n 2 "$@"

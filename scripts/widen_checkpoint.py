@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from helpers import cli  # noqa: E402
 from helpers.checkpoints import pytorch  # noqa: E402
+from helpers.commands import cli  # noqa: E402
 from helpers.config import BertConfig  # noqa: E402
 from helpers.files import check_writable, make_folder  # noqa: E402
 from helpers.tokenization import read_vocab  # noqa: E402

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from helpers.checkpoints import pytorch
+from helpers.checkpoints.assembly import assemble
 from helpers.config import BertConfig
 from helpers.errors import InputError
 from helpers.files import write_bytes
-from helpers.weights import BertWeights, assemble
+from helpers.weights import BertWeights
 
 FUSED = "query_key_value"  # rows [3, N, D], in this order
 PARTS = ("query", "key", "value")

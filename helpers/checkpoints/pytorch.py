@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from helpers.checkpoints.assembly import assemble
 from helpers.config import BertConfig
 from helpers.errors import InputError
 from helpers.files import write_bytes, write_json
-from helpers.weights import BertWeights, assemble
+from helpers.weights import BertWeights
 
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 SAFETENSORS_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
@@ -48,7 +48,7 @@ def save(folder: Path, weights: BertWeights, config: BertConfig, vocab: Path) ->
 
 def save_config(folder: Path, config: BertConfig, vocab: Path) -> None:
     """Writes what stands beside the weights in a checkpoint's folder: the configuration and a copy of the vocabulary."""
-    write_json(folder / "config.json", asdict(config))
+    write_json(folder / "config.json", config.to_dict())
     write_bytes(folder / "vocab.txt", vocab.read_bytes())
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from helpers.checkpoints.assembly import assemble
 from helpers.config import BertConfig
 from helpers.errors import InputError
-from helpers.weights import BertWeights, assemble, tensor_shapes
+from helpers.weights import BertWeights, tensor_shapes
 
 
 def file_name(name: str) -> str:

@@ -1,0 +1,221 @@
+"""What a backend is: it builds engines and opens them as sessions, and says what it can do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, NamedTuple
+
+import numpy as np
+
+from helpers import checkpoints, tokenization
+from helpers.config import BertConfig
+from helpers.engine_file import Built, Description
+from helpers.errors import InputError
+from helpers.layouts import Batch, Layout
+from helpers.precision import Precision
+from helpers.progress import Progress
+from helpers.quantization import calibration, ranges, sparsity
+from helpers.request import BuildRequest
+from helpers.sites import Sites, bert_sites
+from helpers.weights import BertWeights
+
+
+class Session(ABC):
+    """An engine, loaded and ready."""
+
+    backend: str
+    runtime: str  # which of the backend's ways to run an engine this is
+    version: str
+    device: str
+    layout: Layout
+    vocab_size: int | None = None  # rows of the word embedding, where the engine itself tells
+
+    @abstractmethod
+    def stream(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
+        """Runs batches in order; yields the logits [T, 2] float32 of each. Batches are drawn ahead of the results.
+
+        Raises:
+            InputError: a batch does not fit the engine.
+        """
+
+    @abstractmethod
+    def timed(self, batch: Batch) -> Callable[[], float]:
+        """A function that runs the engine alone on `batch`, which lies ready, and returns milliseconds."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Gives back what the session holds, the GPU's memory above all; it cannot be used after that."""
+
+
+class Device(NamedTuple):
+    """What a backend runs on here: its engines depend on the version and the GPU."""
+
+    version: str
+    gpu: str | None = None
+    capability: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model and all that decides what its network becomes."""
+
+    config: BertConfig
+    weights: BertWeights
+    sites: Sites
+    precision: Precision
+    ranges: Mapping[str, float]  # of tensors in 8 bits, by the name of their site
+
+    @property
+    def head_size(self) -> int:
+        return self.weights.head_size(self.config.num_attention_heads)
+
+
+class Compiled(NamedTuple):
+    """A network that was made an engine; `sparse_layers` of it run a 2:4 sparse kernel."""
+
+    blob: bytes
+    sparse_layers: int = 0
+
+
+class Backend(ABC):
+    """One way to run the network."""
+
+    name: str
+    title: str
+    engines: str  # what its engine files are, in words
+    on_gpu: bool
+    runtimes: Sequence[str]  # ways to run an engine, the default first
+    ignores: Sequence[str] = ()  # fields of a request that it does not honour
+
+    @abstractmethod
+    def check_available(self) -> None:
+        """Raises InputError that says what is missing here."""
+
+    @abstractmethod
+    def device(self) -> Device:
+        """What engines that are built here depend on."""
+
+    @abstractmethod
+    def recognises(self, head: bytes) -> bool:
+        """Whether a file that begins with `head` is an engine of this backend."""
+
+    @abstractmethod
+    def precision(self, request: BuildRequest) -> Precision:
+        """What an engine for this request computes in."""
+
+    @abstractmethod
+    def check(self, request: BuildRequest, config: BertConfig, warn: Callable[[str], None]) -> None:
+        """Refuses what cannot be computed, with an InputError, and warns of what is slow, before anything costs time."""
+
+    @abstractmethod
+    def compile(self, network: Network, request: BuildRequest, progress: Progress) -> Compiled:
+        """The network as an engine.
+
+        Raises:
+            InputError: what is asked for does not fit this machine.
+            RuntimeError: the backend failed; the message is its own.
+        """
+
+    @abstractmethod
+    def open(self, engine: Path, description: Description | None, runtime: str | None = None, **options: Any) -> Session:
+        """Loads an engine.
+
+        Args:
+            runtime: one of `runtimes`; None for the first.
+            options: of that runtime.
+
+        Raises:
+            InputError: the file is damaged, was made elsewhere, or does not fit the GPU's memory.
+        """
+
+    def fit(self, weights: BertWeights, config: BertConfig, request: BuildRequest) -> BertWeights:
+        """The weights in the shape that the kernels want."""
+        return weights
+
+    def gelu(self, config: BertConfig) -> str:
+        """The form of GELU that engines compute for a model."""
+        return config.gelu
+
+    def fastest_int8(self, hidden_size: int, sequence_length: int, capability: tuple[int, int] | None) -> dict[str, bool]:
+        """The fields of a request that make int8 fastest, where ranges are good for all of them."""
+        return {}
+
+    def build(self, request: BuildRequest, progress: Progress | None = None) -> Built:
+        """Builds an engine: reads the model, checks, finds the ranges that int8 needs, compiles and describes.
+
+        Raises:
+            InputError: anything in the checkpoint, configuration, vocabulary or request does not fit.
+            RuntimeError: the backend failed; the message is its own.
+        """
+        progress = progress or Progress()
+        self.check_available()
+        config = BertConfig.load(request.folder)
+        longest, most = request.longest, config.max_position_embeddings
+        if longest > most:
+            raise InputError(f"sequence length {longest} is above the model's max_position_embeddings, {most}")
+        vocab = tokenization.read_vocab(request.vocabulary)
+        tokenization.check_vocab_size(vocab, config.vocab_size, request.vocabulary)
+        lower_case = tokenization.is_lower_case(vocab, request.folder)
+        precision = self.precision(request)
+        ignored = [f"{{{name}}}" for name in self.ignores if getattr(request, name)]
+        if ignored:
+            computes = " and ".join(dict.fromkeys([precision.name, precision.base.name]))
+            progress.warn(f"{self.title} computes in {computes}: not honoured are {', '.join(ignored)}")
+        self.check(request, config, progress.warn)
+
+        weights = self.fit(checkpoints.load(request.source, request.checkpoint, config), config, request)
+        sites = bert_sites(config.num_hidden_layers, request.megatron)
+        found: Mapping[str, float] = {}
+        if precision.eight_bit:
+            tokenizer = config.family.tokenizer(vocab, lower_case)
+            found = self.ranges(request, weights, config, sites, tokenizer, progress)
+        if request.sparse:
+            matrices = sparsity.matrices(weights)
+            sparse = sum(map(sparsity.is_sparse, matrices))
+            progress.say(f"2:4 sparse are {sparse} of the encoder's {len(matrices)} matrices")
+            if not sparse:
+                progress.warn("{sparse} has nothing to work on: no matrix of this checkpoint is 2:4 sparse")
+        with progress.clock(f"Building for {self.name}"):
+            compiled = self.compile(Network(config, weights, sites, precision, found), request, progress)
+        device = self.device()
+        return Built(
+            compiled.blob,
+            Description(
+                backend=self.name,
+                version=device.version,
+                gpu=device.gpu,
+                compute_capability=".".join(map(str, device.capability)) if device.capability else None,
+                precision=precision.name,
+                packed=request.packed,
+                profiles=[list(profile) for profile in request.profiles],
+                checkpoint=str(request.checkpoint.resolve()),
+                vocab_file=str(request.vocabulary.resolve()),
+                vocab_size=config.vocab_size,
+                lower_case=lower_case,
+                sparse_layers=compiled.sparse_layers,
+                model_type=config.model_type,
+                gelu=self.gelu(config),
+                request=request.to_dict(),
+            ),
+        )
+
+    def ranges(
+        self,
+        request: BuildRequest,
+        weights: BertWeights,
+        config: BertConfig,
+        sites: Sites,
+        tokenizer: tokenization.Tokenizer,
+        progress: Progress,
+    ) -> Mapping[str, float]:
+        """The activation ranges for int8: the checkpoint's, or else those that calibration finds or has found.
+
+        Raises:
+            InputError: the checkpoint lacks some ranges, or has none and the engine cannot be calibrated.
+        """
+        if weights.ranges or request.calibration is None:
+            return ranges.from_checkpoint(weights.ranges, sites)
+        return calibration.find(request.calibration, weights, config, sites, tokenizer, request.longest, progress)

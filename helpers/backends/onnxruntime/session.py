@@ -1,0 +1,61 @@
+"""Runs an ONNX engine on the CPU with ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import onnxruntime
+
+from helpers.backends.base import Session
+from helpers.errors import InputError
+from helpers.layouts import Batch, Layout, Packed, Padded, Profile
+
+
+class OnnxRuntimeSession(Session):
+    """Sequences of any length up to the longest profile's run without padding to it."""
+
+    backend = runtime = "onnxruntime"
+    version = onnxruntime.__version__
+
+    def __init__(self, path: Path) -> None:
+        """Loads an engine that a builder wrote. Raises InputError where the file is not one."""
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # its errors reach us as exceptions
+        try:
+            # That fusion makes Gemm of the products of a packed engine, which int8 then does not reach.
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=["MatMulAddFusion"]
+            )
+            metadata = self._session.get_modelmeta().custom_metadata_map
+            profiles = [Profile(*profile) for profile in json.loads(metadata["profiles"])]
+            self.vocab_size = int(metadata["vocab_size"]) if "vocab_size" in metadata else None
+            packed = "cu_seqlens" in {entry.name for entry in self._session.get_inputs()}
+            self.layout: Layout = Packed(profiles) if packed else Padded(profiles, any_length=True)
+        except Exception as e:  # onnxruntime's own exceptions share no base but Exception
+            raise InputError(f"{path} is not a whole ONNX engine of this project, build it again: {str(e)[:200]}") from e
+        self.device = platform.processor() or platform.machine()
+
+    def stream(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
+        for batch in batches:
+            self.layout.profile(batch)  # refuses what the engine was not built for
+            [output] = self._session.run(["logits"], self.layout.feed(batch))
+            yield self.layout.logits(output, batch)
+
+    def timed(self, batch: Batch) -> Callable[[], float]:
+        feed = self.layout.feed(batch)
+
+        def once() -> float:
+            start = time.perf_counter()
+            self._session.run(["logits"], feed)
+            return (time.perf_counter() - start) * 1e3
+
+        return once
+
+    def close(self) -> None:
+        del self._session

@@ -1,0 +1,75 @@
+"""Runs a TensorRT engine through the C++ extension infer_c, as plain launches or as CUDA graphs."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+
+from helpers.backends.base import Session
+from helpers.backends.tensorrt import runtime
+from helpers.backends.tensorrt.pycuda import CLOSE, packed_layout
+from helpers.errors import InputError
+from helpers.layouts import Batch, Layout, Padded, Profile
+
+BUILD = Path(__file__).resolve().parents[3] / "build"  # where CMakeLists.txt is told to build
+
+
+@functools.cache
+def extension() -> Any:
+    """The module infer_c. Raises InputError where it is not built for this Python, or lacks a library."""
+    # Not by `import infer_c`, which would also find the folder of its sources.
+    spec = PathFinder.find_spec("infer_c", [str(BUILD)])
+    if spec is None or spec.loader is None:
+        raise InputError(
+            f"the extension infer_c is not in {BUILD} for this Python",
+            f"build it, mkdir -p build; cd build; cmake .. -DPYTHON_EXECUTABLE={sys.executable}; make -j",
+        )
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except ImportError as e:
+        raise InputError(f"{spec.origin} cannot be loaded ({e})", "is the folder of that library in LD_LIBRARY_PATH?") from e
+    return module
+
+
+class ExtensionSession(Session):
+    """A padded or packed engine; its inputs tell which. One batch runs at a time, copies included in its graph."""
+
+    backend, runtime = "tensorrt", "extension"
+
+    def __init__(self, path: Path, enable_graph: bool = False) -> None:
+        """Loads an engine. Raises InputError where it is damaged, made elsewhere, or too large for the GPU."""
+        module = extension()
+        try:
+            self._engine = module.bert_inf(path, enable_graph=enable_graph)
+        except (ValueError, OSError) as e:
+            raise InputError(str(e)) from e
+        except (MemoryError, RuntimeError) as e:
+            if isinstance(e, RuntimeError) and not runtime.is_out_of_memory(str(e)):
+                raise
+            raise InputError(str(e), CLOSE) from e
+        self.version, self.device = self._engine.version, self._engine.device
+        profiles = [Profile(*profile) for profile in self._engine.profiles]
+        self.layout: Layout = packed_layout(profiles) if self._engine.packed else Padded(profiles, any_length=False)
+
+    def _arrays(self, batch: Batch) -> dict[str, np.ndarray]:
+        self.layout.profile(batch)  # refuses what the engine was not built for
+        return {name: np.ascontiguousarray(array) for name, array in self.layout.feed(batch).items()}
+
+    def stream(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
+        for batch in batches:
+            yield self.layout.logits(self._engine.run(**self._arrays(batch)), batch)
+
+    def timed(self, batch: Batch) -> Callable[[], float]:
+        arrays = self._arrays(batch)
+        return lambda: self._engine.time(**arrays)
+
+    def close(self) -> None:
+        self._engine.close()

@@ -1,0 +1,28 @@
+"""How work that takes time tells of itself: warnings, results, clocks and bars. Commands print them, Python stays silent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Progress:
+    """Warnings go to the log `helpers`, everything else nowhere. In texts {field} is a field of the request, as in errors."""
+
+    def warn(self, text: str) -> None:
+        logging.getLogger("helpers").warning(text)
+
+    def say(self, text: str) -> None:
+        """One line of result."""
+
+    def clock(self, what: str) -> AbstractContextManager[None]:
+        """Shows how long something takes."""
+        return nullcontext()
+
+    def bar(self, items: Sequence[T], what: str, unit: str) -> Iterator[T]:
+        """Goes through `items` with a bar."""
+        return iter(items)

@@ -1,0 +1,1 @@
+"""Questions and passages: windows over them, the best spans in their logits, SQuAD's files."""

@@ -1,0 +1,136 @@
+"""Windows: a question and as much of its passage as a model's sequence holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from helpers.errors import InputError
+from helpers.families.base import Template
+from helpers.layouts import Batch, bounds_of
+from helpers.tokenization import Tokenizer, Tokens
+
+
+@dataclass(frozen=True)
+class Options:
+    """How questions are asked; lengths count tokens. Defaults are those of BERT's own treatment of SQuAD.
+
+    Args:
+        sequence_length: of the longest window; None for the engine's.
+        n_best: candidates that are kept of each question.
+        null_threshold: how much better "the passage has no answer" must score than the best candidate to be the answer
+            (SQuAD 2.0); None where every passage holds an answer.
+    """
+
+    sequence_length: int | None = None
+    doc_stride: int = 128
+    max_query_length: int = 64
+    max_answer_length: int = 30
+    n_best: int = 20
+    null_threshold: float | None = None
+
+
+class Window(NamedTuple):
+    """Special tokens, the question, special tokens, a part of the passage, special tokens. All but `question` count tokens."""
+
+    question: int  # index of the question
+    offset: int  # of the passage's first token that the window shows
+    first: int  # where that token stands in the window
+    shown: int  # tokens of the passage
+    length: int  # of the window
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokenized passages and questions, and the windows that cover them, those of one question side by side."""
+
+    texts: Sequence[str]  # the passages as they were given
+    passages: Sequence[Tokens]
+    questions: Sequence[Tokens]
+    passage_of: Sequence[int]  # question → passage
+    windows: list[Window]
+    template: Template
+    tokenizer: Tokenizer
+
+    def batch(self, windows: Sequence[Window]) -> Batch:
+        """Lays windows out end to end."""
+        before, between, after = (self.tokenizer.ids(tokens) for tokens in self.template[:3])
+        ids: list[ArrayLike] = []
+        for window in windows:
+            passage = self.passages[self.passage_of[window.question]].ids
+            shown = passage[window.offset : window.offset + window.shown]
+            ids += (before, self.questions[window.question].ids, between, shown, after)
+        segments = (0, self.template.passage_segment)
+        shapes = chain.from_iterable((window.first, window.length - window.first) for window in windows)
+        return Batch(
+            np.concatenate(ids, dtype=np.int32),
+            np.repeat(np.tile(np.array(segments, np.int32), len(windows)), list(shapes)),
+            bounds_of([window.length for window in windows]),
+        )
+
+
+def encode(
+    passages: Sequence[str],
+    questions: Sequence[str],
+    passage_of: Sequence[int],
+    tokenizer: Tokenizer,
+    template: Template,
+    options: Options,
+) -> Encoded:
+    """Tokenizes and windows questions; each question keeps its first `max_query_length` tokens.
+
+    Args:
+        options: with the sequence length.
+
+    Raises:
+        InputError: a passage or question without a token, or a question that leaves the passage no room.
+    """
+    assert options.sequence_length
+    for kind, texts in (("passage", passages), ("question", questions)):
+        for i, text in enumerate(texts):
+            try:
+                text.encode()
+            except UnicodeEncodeError as e:
+                raise InputError(f"{kind} {i + 1} is not valid Unicode, it has half a surrogate pair: {text!r:.60}") from e
+    passage_tokens, question_tokens = tokenizer(passages), tokenizer(questions)
+    question_tokens = [tokens._replace(ids=tokens.ids[: options.max_query_length]) for tokens in question_tokens]
+    windows: list[Window] = []
+    for i, tokens in enumerate(question_tokens):
+        if not len(tokens.ids):
+            raise InputError(f"question {i + 1} has no words: {questions[i]!r:.60}")
+        passage = len(passage_tokens[passage_of[i]].ids)
+        if not passage:
+            raise InputError(f"passage {passage_of[i] + 1} has no words: {passages[passage_of[i]]!r:.60}")
+        special = sum(map(len, template[:3]))
+        if len(tokens.ids) + special + 1 > options.sequence_length:
+            raise InputError(
+                f"question {i + 1} has {len(tokens.ids)} tokens, which with {special} separators leaves no room for the "
+                f"passage in a window of {options.sequence_length}",
+                "shorten it, lower {max_query_length} or raise {sequence_length}",
+            )
+        windows += make_windows(i, len(tokens.ids), passage, template, options.sequence_length, options.doc_stride)
+    return Encoded(passages, passage_tokens, question_tokens, passage_of, windows, template, tokenizer)
+
+
+def make_windows(
+    question: int, question_tokens: int, passage_tokens: int, template: Template, sequence_length: int, doc_stride: int
+) -> list[Window]:
+    """The windows over one passage. They start `doc_stride` tokens apart, closer where less than that fits.
+
+    The caller sees to it that a window has room for at least one token of the passage.
+    """
+    first = len(template.before) + question_tokens + len(template.between)
+    room = sequence_length - first - len(template.after)
+    step = min(doc_stride, room)
+    last = max(0, -(-(passage_tokens - room) // step)) * step
+
+    def window(offset: int) -> Window:
+        shown = min(room, passage_tokens - offset)
+        return Window(question, offset, first, shown, first + shown + len(template.after))
+
+    return [window(offset) for offset in range(0, last + 1, step)]

@@ -1,0 +1,140 @@
+"""Activation ranges for int8 without quantization-aware training: run real text in float32 and look.
+
+The float32 network runs on the CPU (backends.observer), whichever backend the engine is for: it is the same network
+(helpers/bert.py), windows need no padding, and no second engine has to be built. See Wu et al., 2020, arXiv:2004.09602,
+for calibration by percentile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+
+from helpers.config import BertConfig
+from helpers.errors import InputError
+from helpers.files import write_json
+from helpers.layouts import Batch
+from helpers.progress import Progress
+from helpers.qa import squad
+from helpers.qa.windows import Options, encode
+from helpers.quantization.ranges import quantizers
+from helpers.request import Calibration
+from helpers.sites import ADDED, Part, Site, Sites
+from helpers.tokenization import Tokenizer
+from helpers.weights import BertWeights
+
+# A range is the mean over windows of a tensor's largest absolute value in each; docs/benchmarks.md has what else was
+# tried. What is added to a residual, and GELU's output, have a few values far beyond all others, which are cut off.
+CUT_QUANTILE = 0.99999
+CUT = ADDED | {Part.ACTIVATION}
+
+
+def find(
+    wanted: Calibration,
+    weights: BertWeights,
+    config: BertConfig,
+    sites: Sites,
+    tokenizer: Tokenizer,
+    sequence_length: int,
+    progress: Progress,
+) -> dict[str, float]:
+    """The range of each tensor that int8 needs, by its site's name: found before and kept, or found now and kept.
+
+    Raises:
+        InputError: there is no text, or too little.
+    """
+    if not wanted.squad_json.exists():
+        raise InputError(
+            f"int8 needs text to calibrate with, but {wanted.squad_json} does not exist",
+            "name a SQuAD file with {squad_json}, or take a checkpoint with activation ranges",
+        )
+    batches = windows(wanted, config, tokenizer, sequence_length)
+    computed_for = stamp(weights, config, batches)
+    if wanted.cache:
+        cached = read_cache(wanted.cache, computed_for, sites, progress.warn)
+        if cached:
+            return cached
+    found = calibrate(weights, config, sites, progress.bar(batches, "Calibrating", " windows"))
+    if wanted.cache:
+        write_cache(wanted.cache, found, computed_for)
+    return found
+
+
+def windows(wanted: Calibration, config: BertConfig, tokenizer: Tokenizer, sequence_length: int) -> list[Batch]:
+    """Windows of one sequence each, spread evenly over a SQuAD file. Raises InputError where it has fewer."""
+    passages, questions = squad.read(wanted.squad_json)
+    texts, passage_of = [q.text for q in questions], [q.passage for q in questions]
+    encoded = encode(passages, texts, passage_of, tokenizer, config.family.template, Options(sequence_length))
+    count, total = wanted.windows, len(encoded.windows)
+    if total < count:
+        raise InputError(f"SQuAD file {wanted.squad_json} has {total} windows, fewer than {count}", "lower {calib_num}")
+    return [encoded.batch([encoded.windows[i * total // count]]) for i in range(count)]
+
+
+def calibrate(weights: BertWeights, config: BertConfig, sites: Sites, batches: Iterable[Batch]) -> dict[str, float]:
+    """The range of each tensor that int8 needs, by its site's name, over batches of one sequence each."""
+    from helpers import backends  # which know of calibration themselves
+
+    seen = [site for site in sites if site.quantizers]
+
+    def amax(site: Site, value: np.ndarray) -> float:
+        return quantile(np.abs(value).ravel(), CUT_QUANTILE if site.part in CUT else 1.0)
+
+    found = [
+        [amax(site, value) for site, value in zip(seen, values)]
+        for values in backends.observer().observe(weights, config, sites, seen, batches)
+    ]
+
+    def over_windows(site: Site, mean: float, highest: float) -> float:
+        # A probability may always be 1, and rarely is: what was seen would cut off every decided attention.
+        if site.part is Part.PROBABILITIES:
+            return 1.0
+        return max(float(highest if site.part is Part.ACTIVATION else mean), float(np.finfo(np.float32).tiny))
+
+    return {site.name: over_windows(site, *each) for site, *each in zip(seen, np.mean(found, 0), np.max(found, 0))}
+
+
+def quantile(values: np.ndarray, fraction: float) -> float:
+    """The value that `fraction` of `values` [n] do not exceed."""
+    rank = int(fraction * (values.size - 1))
+    return float(values.max() if fraction == 1 else np.partition(values, rank)[rank])
+
+
+def stamp(weights: BertWeights, config: BertConfig, batches: Sequence[Batch]) -> str:
+    """What a calibration depends on, in one number: the model, the text and its windows, the method."""
+    digest = hashlib.sha256(repr((config, CUT_QUANTILE, "mean, GELU maximum")).encode())
+    for array in weights.tensors().values():
+        digest.update(np.ascontiguousarray(array).data)
+    for batch in batches:
+        digest.update(batch.input_ids.data)
+    return digest.hexdigest()
+
+
+def read_cache(path: Path, expected: str, sites: Sites, warn: Callable[[str], None]) -> dict[str, float] | None:
+    """The ranges in a cache file, or None where there is none, or none of this model and text (with a warning)."""
+    if not path.exists():
+        return None
+    try:
+        cache: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = {str(name): float(amax) for name, amax in cache["ranges"].items()}
+        if cache["stamp"] != expected:
+            reason = "of another model, sequence length or text"
+        elif found.keys() != quantizers(sites).keys() or not all(0 < amax < math.inf for amax in found.values()):
+            reason = "damaged"
+        else:
+            return found
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        reason = "not one of this project"
+    warn(f"calibration cache {path} is {reason}: ignored, and replaced after calibration")
+    return None
+
+
+def write_cache(path: Path, ranges: dict[str, float], computed_for: str) -> None:
+    """Writes ranges and their stamp atomically."""
+    write_json(path, {"stamp": computed_for, "ranges": ranges})

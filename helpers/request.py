@@ -1,0 +1,116 @@
+"""BuildRequest: all that an engine is built from and for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from helpers import checkpoints
+from helpers.errors import InputError
+from helpers.layouts import Profile
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Text that int8's ranges are found on, where the checkpoint has none.
+
+    Args:
+        squad_json: a SQuAD file.
+        windows: how many of its windows are run.
+        cache: a file that keeps the ranges.
+    """
+
+    squad_json: Path
+    windows: int = 100
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What an engine is built from and for.
+
+    Args:
+        source: the format of the checkpoint, a key of checkpoints.LOADERS.
+        checkpoint: the file, folder or prefix of it.
+        config_dir: the configuration's folder; None for the checkpoint's own, where the format has one.
+        vocab_file: None for vocab.txt beside the configuration.
+        packed: sequences lie end to end instead of being padded to one length.
+        interleaved: packed int8 in vectors of 32 channels.
+        megatron: residuals are sums before their normalisation.
+        strict: obey the precisions: no TF32 in float32.
+        sparse: take kernels for 2:4 sparse weights.
+        int8_attention, int8_skip_layer_norm: in int8, with int8 input and output.
+        output_gemm: in int8, the second feed-forward projection stays out of it.
+        calibration: None where ranges must come from the checkpoint.
+
+    Raises:
+        InputError: options that exclude each other.
+    """
+
+    source: str
+    checkpoint: Path
+    profiles: tuple[Profile, ...]
+    config_dir: Path | None = None
+    vocab_file: Path | None = None
+    packed: bool = False
+    interleaved: bool = False
+    megatron: bool = False
+    fp16: bool = False
+    int8: bool = False
+    int8_attention: bool = False
+    int8_skip_layer_norm: bool = False
+    output_gemm: bool = False
+    strict: bool = False
+    sparse: bool = False
+    workspace_mib: int = 1200
+    timing_cache: Path | None = None
+    calibration: Calibration | None = None
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        if self.interleaved and not self.int8:
+            raise InputError("interleaved is a layout of int8", "add {int8} {fp16}")
+        if self.megatron and not (self.interleaved and self.source == "pickle"):
+            raise InputError(
+                "Megatron residuals exist in interleaved int8 alone, of a pickle", "add {pickle} {interleaved} {int8} {fp16}"
+            )
+
+    @property
+    def longest(self) -> int:
+        return max(profile.sequence_length for profile in self.profiles)
+
+    @property
+    def folder(self) -> Path:
+        """The configuration's folder. Raises InputError where none is given and the checkpoint has none."""
+        folder = self.config_dir or checkpoints.folder_of(self.source, self.checkpoint)
+        if folder is None:
+            raise InputError("the configuration's folder is required", "name it with {config_dir}")
+        return folder
+
+    @property
+    def vocabulary(self) -> Path:
+        return self.vocab_file or self.folder / "vocab.txt"
+
+    def inputs(self) -> Iterator[Path]:
+        """The files that are read."""
+        yield from (self.checkpoint, self.vocabulary)
+        if self.calibration:
+            yield self.calibration.squad_json
+
+    def outputs(self) -> Iterator[Path]:
+        """The files that are written besides the engine."""
+        yield from filter(None, (self.timing_cache, self.calibration and self.calibration.cache))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: paths as text, absolute."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: plain(each) for name, each in value.items()}
+            if isinstance(value, (list, tuple)):
+                return [plain(each) for each in value]
+            return str(value.resolve()) if isinstance(value, Path) else value
+
+        return {name: plain(value) for name, value in asdict(self).items()}

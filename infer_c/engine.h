@@ -1,0 +1,107 @@
+// An engine of BERT question answering, deserialized once; any number of threads run it, each through an Inference.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "cuda.h"
+#include "profile.h"
+#include "tensorrt.h"
+
+namespace bert {
+
+using Context = std::unique_ptr<nvinfer1::IExecutionContext>;
+
+// A padded engine takes padded batches and gives logits [B, S, 2, 1, 1]; a packed one packed ones, and logits [2, T, 1, 1].
+class Engine {
+public:
+    // Deserializes an engine file.
+    explicit Engine(const std::filesystem::path& path) {
+        std::vector<char> plan(std::filesystem::file_size(path));
+        if (!std::ifstream(path, std::ios::binary).read(plan.data(), static_cast<std::streamsize>(plan.size()))) {
+            throw std::filesystem::filesystem_error("cannot be read", path, std::make_error_code(std::errc::io_error));
+        }
+        BERT_CUDA(cudaFree(nullptr));  // the first call finds out whether there is a GPU
+        static const bool registered = BERT_TRT(initLibNvInferPlugins(&logger(), ""));
+        static_cast<void>(registered);
+        Logger::forget();
+        runtime_.reset(BERT_TRT(nvinfer1::createInferRuntime(logger())));
+        engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
+        if (!engine_) {
+            throw std::invalid_argument("engine " + path.string() + " cannot be loaded, build it again: " + Logger::take());
+        }
+        read_inputs(path);
+        read_profiles();
+    }
+
+    bool packed() const { return packed_; }
+    const Profiles& profiles() const { return profiles_; }
+
+    // Bytes that the activations of a context take; a profile's own are not known.
+    std::size_t activation_bytes() const { return engine_->getDeviceMemorySize(); }
+
+    // A context whose activations lie in `memory`.
+    Context make_context(std::byte* memory) const {
+        Context context(BERT_TRT(engine_->createExecutionContextWithoutDeviceMemory()));
+        context->setDeviceMemory(memory);
+        return context;
+    }
+
+private:
+    void read_inputs(const std::filesystem::path& path) {
+        std::vector<std::string> names;
+        for (int i = 0; i < engine_->getNbIOTensors(); ++i) {
+            names.emplace_back(engine_->getIOTensorName(i));
+        }
+        const auto has = [&](const std::string& name, nvinfer1::TensorIOMode mode, nvinfer1::DataType type) {
+            return engine_->getTensorIOMode(name.c_str()) == mode && engine_->getTensorDataType(name.c_str()) == type;
+        };
+        packed_ = std::find(names.begin(), names.end(), "cu_seqlens") != names.end();
+        const std::vector<std::string>& inputs = input_names(packed_);
+        const bool ours = names.size() == inputs.size() + 1 &&
+                          has("logits", nvinfer1::TensorIOMode::kOUTPUT, nvinfer1::DataType::kFLOAT) &&
+                          std::all_of(inputs.begin(), inputs.end(), [&](const std::string& name) {
+                              return has(name, nvinfer1::TensorIOMode::kINPUT, nvinfer1::DataType::kINT32);
+                          });
+        if (!ours) {
+            std::string list;
+            for (const std::string& name : names) {
+                list += " " + name;
+            }
+            throw std::invalid_argument("engine " + path.string() +
+                                        " is not one of BERT question answering, its tensors are:" + list);
+        }
+    }
+
+    void read_profiles() {
+        profiles_.resize(static_cast<std::size_t>(engine_->getNbOptimizationProfiles()));
+        for (std::size_t i = 0; i < profiles_.size(); ++i) {
+            for (const std::string& name : input_names(packed_)) {
+                const auto shape = [&](nvinfer1::OptProfileSelector which) {
+                    const nvinfer1::Dims dims = engine_->getProfileShape(name.c_str(), static_cast<int>(i), which);
+                    if (dims.nbDims != static_cast<int>(axes(packed_))) {
+                        throw std::invalid_argument("the engine's " + name + " has " + std::to_string(dims.nbDims) +
+                                                    " axes, not " + std::to_string(axes(packed_)));
+                    }
+                    return Shape(dims.d, dims.d + dims.nbDims);
+                };
+                profiles_[i].least[name] = shape(nvinfer1::OptProfileSelector::kMIN);
+                profiles_[i].most[name] = shape(nvinfer1::OptProfileSelector::kMAX);
+            }
+        }
+    }
+
+    std::unique_ptr<nvinfer1::IRuntime> runtime_;
+    std::unique_ptr<nvinfer1::ICudaEngine> engine_;
+    bool packed_ = false;
+    Profiles profiles_;
+};
+
+}  // namespace bert
