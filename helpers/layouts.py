@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -197,5 +197,10 @@ class Packed(Layout):
         return min(fitting)[1]
 
     def room(self, longest: int) -> tuple[int, int]:
-        largest = max(self.profiles)
+        largest = max((p for p in self.profiles if p.sequence_length >= longest), key=lambda p: p.tokens)
         return largest.packed_sequences, largest.tokens
+
+
+def is_packed(inputs: Collection[str]) -> bool:
+    """Whether an engine with these inputs is a packed one."""
+    return "cu_seqlens" in inputs

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
+from helpers.errors import spelled
+
 T = TypeVar("T")
 
 
@@ -14,7 +16,7 @@ class Progress:
     """Warnings go to the log `helpers`, everything else nowhere. In texts {field} is a field of the request, as in errors."""
 
     def warn(self, text: str) -> None:
-        logging.getLogger("helpers").warning(text)
+        logging.getLogger("helpers").warning(spelled(text, {}))
 
     def say(self, text: str) -> None:
         """One line of result."""

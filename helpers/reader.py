@@ -6,11 +6,11 @@
 ...     answer = reader.answer("What is TensorRT?", passage)
 ...     others = reader.answer(["What does it run on?", "What is it?"], passage)
 >>> answer.text
-'high performance deep learning inference platform'
+'a high performance deep learning inference platform'
 >>> passage[answer.start : answer.end] == answer.text
 True
 >>> [other.text for other in others]
-['NVIDIA GPUs', 'a high performance deep learning inference platform']
+['NVIDIA GPUs', 'TensorRT']
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Reader:
         self.session.close()
 
     @overload
-    def answer(self, question: str, passage: str, **options: Any) -> Answer: ...
+    def answer(self, question: str, passage: str | Sequence[str], **options: Any) -> Answer: ...
 
     @overload
     def answer(self, question: Sequence[str], passage: str | Sequence[str], **options: Any) -> list[Answer]: ...

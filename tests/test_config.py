@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 
-from helpers.config import BertConfig, find_config
+from helpers.commands.cli import FLAGS
+from helpers.config import GELU_FORMS, BertConfig, find_config
 from helpers.errors import InputError
 from tests.models import small_config
 
@@ -50,11 +52,12 @@ def write(folder: Path, values: Any, name: str = "config.json") -> Path:
 
 
 def message_of(folder: Path) -> str:
-    """The message of the InputError that loading must raise: one line."""
+    """The message of the InputError that loading must raise, as commands tell it: one line."""
     with pytest.raises(InputError) as caught:
         BertConfig.load(folder)
-    assert str(caught.value).isprintable()
-    return str(caught.value)
+    message = caught.value.told(FLAGS)
+    assert message.isprintable()
+    return message
 
 
 def test_tensorflow_config(tmp_path: Path) -> None:
@@ -85,6 +88,7 @@ def test_defaults(tmp_path: Path) -> None:
     write(tmp_path, {name: GOOGLE[name] for name in REQUIRED})
     config = BertConfig.load(tmp_path)
     assert (config.type_vocab_size, config.hidden_act, config.layer_norm_eps) == (2, "gelu", 1e-12)
+    assert config.model_type == "bert"
 
 
 def test_bert_config_comes_before_config(tmp_path: Path) -> None:
@@ -132,8 +136,14 @@ def test_unsupported_activation(value: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["gelu", "gelu_new", "gelu_pytorch_tanh"])
 def test_supported_activation(value: str, tmp_path: Path) -> None:
+    """In the form that Hugging Face computes for that name, to the last digits of float64."""
     write(tmp_path, {**GOOGLE, "hidden_act": value})
-    assert BertConfig.load(tmp_path).hidden_act == value
+    config = BertConfig.load(tmp_path)
+    assert config.hidden_act == value
+    x = torch.linspace(-8, 8, 1001, dtype=torch.float64)
+    ours = torch.nn.functional.gelu(x, approximate={"erf": "none", "tanh": "tanh"}[config.gelu])
+    assert (ours - transformers.activations.ACT2FN[value](x)).abs().max() <= 1e-14
+    assert set(GELU_FORMS) == {"gelu", "gelu_new", "gelu_pytorch_tanh"}
 
 
 @pytest.mark.parametrize("value", ["relative_key", "relative_key_query", "rotary"])
@@ -203,6 +213,15 @@ def test_from_dict_names_the_file_it_is_given() -> None:
 def test_from_dict_ignores_other_keys() -> None:
     values = {**GOOGLE, "head_size": 3, "load": 1, "_name_or_path": "x"}
     assert BertConfig.from_dict(values, Path("config.json")).head_size == 64
+
+
+@pytest.mark.parametrize("config", [small_config(), small_config(type_vocab_size=3, hidden_act="gelu", layer_norm_eps=1e-5)])
+def test_to_dict_and_back(config: BertConfig) -> None:
+    values = config.to_dict()
+    assert BertConfig.from_dict(values, Path("config.json")) == config
+    assert BertConfig.from_dict(json.loads(json.dumps(values)), Path("config.json")) == config
+    theirs = transformers.BertConfig(**{name: value for name, value in values.items() if name != "model_type"}).to_dict()
+    assert values == {name: theirs[name] for name in values}
 
 
 def test_head_size() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from helpers import engine_file
-from helpers.backends.base import Backend, Session
-from helpers.engine_file import Description
 from helpers.errors import InputError
+
+if TYPE_CHECKING:  # what the registry only names is imported by who uses it: a script's --help needs nothing of it
+    from helpers.backends.base import Backend, Session
+    from helpers.engine_file import Description
 
 NAMES = ("tensorrt", "onnxruntime")  # the first that is available does the work; the last one always is
 CHOICES = ("auto", *NAMES)

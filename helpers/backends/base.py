@@ -131,9 +131,9 @@ class Backend(ABC):
             InputError: the file is damaged, was made elsewhere, or does not fit the GPU's memory.
         """
 
-    def fit(self, weights: BertWeights, config: BertConfig, request: BuildRequest) -> BertWeights:
-        """The weights in the shape that the kernels want."""
-        return weights
+    def fit(self, weights: BertWeights, config: BertConfig, request: BuildRequest) -> tuple[BertWeights, BertConfig]:
+        """Another model that computes the same, in the shape that the kernels want."""
+        return weights, config
 
     def gelu(self, config: BertConfig) -> str:
         """The form of GELU that engines compute for a model."""
@@ -166,43 +166,45 @@ class Backend(ABC):
             progress.warn(f"{self.title} computes in {computes}: not honoured are {', '.join(ignored)}")
         self.check(request, config, progress.warn)
 
-        weights = self.fit(checkpoints.load(request.source, request.checkpoint, config), config, request)
+        weights, config = self.fit(checkpoints.load(request.source, request.checkpoint, config), config, request)
         sites = bert_sites(config.num_hidden_layers, request.megatron)
         found: Mapping[str, float] = {}
         if precision.eight_bit:
             tokenizer = config.family.tokenizer(vocab, lower_case)
-            found = self.ranges(request, weights, config, sites, tokenizer, progress)
+            found = self.find_ranges(request, weights, config, sites, tokenizer, progress)
         if request.sparse:
             matrices = sparsity.matrices(weights)
             sparse = sum(map(sparsity.is_sparse, matrices))
             progress.say(f"2:4 sparse are {sparse} of the encoder's {len(matrices)} matrices")
             if not sparse:
                 progress.warn("{sparse} has nothing to work on: no matrix of this checkpoint is 2:4 sparse")
+        network = Network(config, weights, sites, precision, found)
         with progress.clock(f"Building for {self.name}"):
-            compiled = self.compile(Network(config, weights, sites, precision, found), request, progress)
-        device = self.device()
-        return Built(
-            compiled.blob,
-            Description(
-                backend=self.name,
-                version=device.version,
-                gpu=device.gpu,
-                compute_capability=".".join(map(str, device.capability)) if device.capability else None,
-                precision=precision.name,
-                packed=request.packed,
-                profiles=[list(profile) for profile in request.profiles],
-                checkpoint=str(request.checkpoint.resolve()),
-                vocab_file=str(request.vocabulary.resolve()),
-                vocab_size=config.vocab_size,
-                lower_case=lower_case,
-                sparse_layers=compiled.sparse_layers,
-                model_type=config.model_type,
-                gelu=self.gelu(config),
-                request=request.to_dict(),
-            ),
+            compiled = self.compile(network, request, progress)
+        return Built(compiled.blob, self.describe(request, network, lower_case, compiled.sparse_layers))
+
+    def describe(self, request: BuildRequest, network: Network, lower_case: bool, sparse_layers: int) -> Description:
+        """What is to stand beside an engine that was built here, just now."""
+        version, gpu, capability = self.device()
+        return Description(
+            backend=self.name,
+            version=version,
+            gpu=gpu,
+            compute_capability=".".join(map(str, capability)) if capability else None,
+            precision=network.precision.name,
+            packed=request.packed,
+            profiles=[list(profile) for profile in request.profiles],
+            checkpoint=str(request.checkpoint.resolve()),
+            vocab_file=str(request.vocabulary.resolve()),
+            vocab_size=network.config.vocab_size,
+            lower_case=lower_case,
+            sparse_layers=sparse_layers,
+            model_type=network.config.model_type,
+            gelu=self.gelu(network.config),
+            request=request.to_dict(),
         )
 
-    def ranges(
+    def find_ranges(
         self,
         request: BuildRequest,
         weights: BertWeights,

@@ -33,9 +33,11 @@ def assemble(
     Raises:
         InputError: as `check_tensors` and `check_depth`.
     """
-    numbers = [int(layer) for name in present for layer in re.findall(r"\blayers?[._](\d+)[./]", name)]
-    check_depth(max(numbers, default=-1) + 1, config, str(path))
     shapes, theirs = tensor_shapes(config), config.family.theirs
+    # As the file spells the encoder's layers: a part beside it may number its own as it likes.
+    layers = re.escape(spelled(theirs("bert.encoder.layer.0.output.dense.bias")).rpartition("0")[0])
+    numbers = [int(number) for name in present for number in re.findall(rf"{layers}(\d+)[./]", name)]
+    check_depth(max(numbers, default=-1) + 1, config, str(path))
     arrays = dict(config.family.constants(shapes)) | {name: named[theirs(name)] for name in shapes if theirs(name) in named}
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which check_tensors reports
         floats = {name: np.asarray(array, np.float32, order="C") for name, array in arrays.items()}

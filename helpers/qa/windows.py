@@ -8,7 +8,6 @@ from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from helpers.errors import InputError
 from helpers.families.base import Template
@@ -59,8 +58,8 @@ class Encoded:
 
     def batch(self, windows: Sequence[Window]) -> Batch:
         """Lays windows out end to end."""
-        before, between, after = (self.tokenizer.ids(tokens) for tokens in self.template[:3])
-        ids: list[ArrayLike] = []
+        before, between, after = (np.array(self.tokenizer.ids(tokens), np.int32) for tokens in self.template[:3])
+        ids: list[np.ndarray] = []
         for window in windows:
             passage = self.passages[self.passage_of[window.question]].ids
             shown = passage[window.offset : window.offset + window.shown]
@@ -68,7 +67,7 @@ class Encoded:
         segments = (0, self.template.passage_segment)
         shapes = chain.from_iterable((window.first, window.length - window.first) for window in windows)
         return Batch(
-            np.concatenate(ids, dtype=np.int32),
+            np.concatenate(ids),
             np.repeat(np.tile(np.array(segments, np.int32), len(windows)), list(shapes)),
             bounds_of([window.length for window in windows]),
         )

@@ -48,7 +48,7 @@ class OnnxRuntime(Backend):
     def check(self, request: BuildRequest, config: BertConfig, warn: Callable[[str], None]) -> None:
         """It computes everything that a request can ask for."""
 
-    def ranges(
+    def find_ranges(
         self,
         request: BuildRequest,
         weights: BertWeights,
@@ -57,7 +57,7 @@ class OnnxRuntime(Backend):
         tokenizer: Tokenizer,
         progress: Progress,
     ) -> Mapping[str, float]:
-        found = super().ranges(request, weights, config, sites, tokenizer, progress)
+        found = super().find_ranges(request, weights, config, sites, tokenizer, progress)
         # Where nothing was trained to be rounded, round only what pays.
         return found if weights.ranges else ranges.of_projections(found, sites)
 

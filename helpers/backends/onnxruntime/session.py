@@ -14,7 +14,7 @@ import onnxruntime
 
 from helpers.backends.base import Session
 from helpers.errors import InputError
-from helpers.layouts import Batch, Layout, Packed, Padded, Profile
+from helpers.layouts import Batch, Layout, Packed, Padded, Profile, is_packed
 
 
 class OnnxRuntimeSession(Session):
@@ -35,7 +35,7 @@ class OnnxRuntimeSession(Session):
             metadata = self._session.get_modelmeta().custom_metadata_map
             profiles = [Profile(*profile) for profile in json.loads(metadata["profiles"])]
             self.vocab_size = int(metadata["vocab_size"]) if "vocab_size" in metadata else None
-            packed = "cu_seqlens" in {entry.name for entry in self._session.get_inputs()}
+            packed = is_packed([entry.name for entry in self._session.get_inputs()])
             self.layout: Layout = Packed(profiles) if packed else Padded(profiles, any_length=True)
         except Exception as e:  # onnxruntime's own exceptions share no base but Exception
             raise InputError(f"{path} is not a whole ONNX engine of this project, build it again: {str(e)[:200]}") from e
@@ -58,4 +58,4 @@ class OnnxRuntimeSession(Session):
         return once
 
     def close(self) -> None:
-        del self._session
+        self._session = None

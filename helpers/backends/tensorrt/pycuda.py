@@ -14,7 +14,7 @@ from helpers.backends.base import Session
 from helpers.backends.tensorrt import runtime
 from helpers.backends.tensorrt.plugins import nvidia
 from helpers.errors import InputError
-from helpers.layouts import Batch, Layout, Packed, Padded, Profile
+from helpers.layouts import Batch, Layout, Packed, Padded, Profile, is_packed
 
 RESERVE = 256 << 20  # bytes of GPU memory for kernels, cuBLAS and what plugins take for themselves
 CLOSE = "close what else uses the GPU, or build the engine with a smaller {batch_size}"
@@ -129,7 +129,7 @@ def read_profiles(engine: Any) -> tuple[Layout, dict[str, int]]:
     ]
     largest = {name: max(math.prod(shape[name]) for shape in shapes) for name in inputs}
     largest["logits"] = 2 * largest["input_ids"]
-    if "cu_seqlens" not in inputs:
+    if not is_packed(inputs):
         return Padded([Profile(*shape["input_ids"]) for shape in shapes], any_length=False), largest
     lengths = [(shape["input_ids"][0], shape["max_seqlen"][0]) for shape in shapes]
     return packed_layout([Profile(tokens // length, length) for tokens, length in lengths]), largest

@@ -5,6 +5,7 @@ https://github.com/NVIDIA/TensorRT/tree/release/8.6/plugin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
@@ -17,7 +18,11 @@ from helpers.errors import InputError
 from helpers.precision import FLOAT16, FLOAT32, Precision
 from helpers.request import BuildRequest
 from helpers.sites import NORMS, Part
+from helpers.weights import BertWeights
 
+EPSILON = 1e-5  # of layer norm, whatever a checkpoint's is
+# How much a layer norm's output may be off by its epsilon, relatively, before the network is scaled to it.
+TOLERANCE = 1e-2
 FUSED_HEAD_SIZE = 64
 FUSED_LENGTHS = (64, 96, 128, 384)  # padded attention in float16; other lengths are computed unfused
 FUSED_LENGTHS_INT8 = (128, 384)  # padded attention in int8, which has no other way
@@ -37,6 +42,24 @@ def head_size(config: BertConfig, precision: Precision) -> int:
     """The heads of an engine: fused attention, which float32 has none of, is for heads of 64, and smaller ones are padded."""
     reduced = precision.base != FLOAT32 or precision.eight_bit
     return max(config.head_size, FUSED_HEAD_SIZE) if reduced else config.head_size
+
+
+def residual_scale(weights: BertWeights, epsilon: float) -> float:
+    """How many times as large residuals must be for the plugins' epsilon to be as good as `epsilon`; 1 for nearly all models.
+
+    Layer norm divides by √(variance + epsilon). Variances are estimated from the weights: those of the embeddings' sums,
+    and the mean square of the scales that made a residual.
+    """
+    embeddings = weights.embeddings
+    sums = embeddings.word + embeddings.position[len(embeddings.position) // 2] + embeddings.token_type[0]
+    norms = [embeddings.norm, *(norm for layer in weights.layers for norm in (layer.attention_norm, layer.output_norm))]
+    least = min(float(np.percentile(sums.var(1), 1)), *(float((norm.gamma**2).mean()) for norm in norms[:-1]))
+    if abs(epsilon - EPSILON) <= 2 * TOLERANCE * least:
+        return 1.0
+    if epsilon > EPSILON:
+        return math.sqrt(EPSILON / epsilon)
+    # A power of two, which rounds nothing, that makes the plugins' epsilon small beside the variance.
+    return 2.0 ** math.ceil(math.log2(EPSILON / (2 * TOLERANCE * max(least, epsilon))) / 2)
 
 
 def fastest_int8(hidden_size: int, sequence_length: int, capability: tuple[int, int]) -> dict[str, bool]:

@@ -1,0 +1,191 @@
+"""builder.py and builder_varseqlen.py in int8: where ranges come from, and what is sparse."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from helpers.quantization import calibration
+from helpers.request import Calibration
+from helpers.tokenization import Tokenizer
+from helpers.weights import BertWeights
+from tests.inputs import change, read, write_squad
+from tests.models import VOCAB, random_model, small_config, weights_of, write_vocab
+from tests.quantized import FINAL, NEXT, PROJECTIONS, QUANTIZERS, SITES, TENSORS, Inspected
+from tests.running import refused, run
+
+BUILDERS = ("builder.py", "builder_varseqlen.py")
+WEIGHTS = weights_of(random_model(small_config()))
+OWN = {name: 1.0 + i for i, name in enumerate(QUANTIZERS)}  # a range of its own for each
+
+
+def on_cpu(args: str) -> str:
+    return f"{args} --backend onnxruntime"
+
+
+def builds(script: str, args: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    done = run(script, on_cpu(args), folder)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def warnings(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return re.findall(r"^warning: (.*)$", done.stderr, re.M)
+
+
+def ranges_in(engine: Path) -> Mapping[str, float]:
+    return Inspected(engine.read_bytes()).ranges()
+
+
+def write_model(folder: Path, weights: BertWeights) -> None:
+    folder.mkdir(exist_ok=True)
+    amax = {f"{name}._amax": np.array(value, np.float32) for name, value in weights.ranges.items()}
+    save_file({**weights.tensors(), **amax}, str(folder / "model.safetensors"))
+    (folder / "config.json").write_text(json.dumps(small_config().to_dict()))
+    write_vocab(folder / "vocab.txt")
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A folder with a dense model, and a text of 4 windows of up to 24 tokens."""
+    write_model(tmp_path / "model", WEIGHTS)
+    write_squad(tmp_path / "squad.json", ("the quick brown fox jumps", "ab"), ("over the lazy dog", "cd"))
+    return tmp_path
+
+
+# Calibration
+
+
+def test_calibration_cache(work: Path) -> None:
+    args = "-pt model -j squad.json -n 4 -p cache --int8"
+    first = builds("builder.py", f"{args} -s 32 -o first.engine", work)
+    assert "Calibrating" in first.stderr
+    assert re.search(r"4/4\b", first.stderr)
+    assert warnings(first) == []
+
+    tokenizer = Tokenizer({token: i for i, token in enumerate(VOCAB)}, True)
+    windows = calibration.windows(Calibration(work / "squad.json", 4), small_config(), tokenizer, 32)
+    found = calibration.calibrate(WEIGHTS, small_config(), SITES, windows)
+    cache = read(work / "cache")
+    assert cache["ranges"] == pytest.approx(found, rel=1e-6)
+    assert read(work / "first.engine.json")["precision"] == "int8"
+    rounded = ranges_in(work / "first.engine")
+    assert rounded == pytest.approx({name: found[name] for name in PROJECTIONS.values()}, rel=1e-6)
+
+    # The cache is what the second build takes its ranges from: so a changed one shows.
+    cache["ranges"]["bert.embeddings"] *= 2
+    (work / "cache").write_text(json.dumps(cache))
+    second = builds("builder.py", f"{args} -s 32 -o second.engine", work)
+    assert "Calibrating" not in second.stderr
+    assert warnings(second) == []
+    assert ranges_in(work / "second.engine") == pytest.approx({**rounded, "bert.embeddings": 2 * rounded["bert.embeddings"]})
+    assert read(work / "cache") == cache
+
+    other = builds("builder.py", f"{args} -s 20 -o other.engine", work)
+    assert "Calibrating" in other.stderr
+    [warning] = warnings(other)
+    assert warning.startswith("calibration cache cache is of another model, sequence length or text")
+    assert read(work / "cache")["stamp"] != cache["stamp"]
+    replaced = (work / "cache").read_bytes()
+    assert "Calibrating" not in builds("builder.py", f"{args} -s 20 -o other.engine", work).stderr
+    assert (work / "cache").read_bytes() == replaced
+
+
+def test_a_cache_of_the_same_weights_in_another_configuration(work: Path) -> None:
+    """Two heads of 16 attend otherwise than four of 8, so what was found for these is stale."""
+    args = "-pt model -j squad.json -n 2 -p cache --int8 -s 32 -o new.engine"
+    builds("builder.py", args, work)
+    change(work / "model/config.json", num_attention_heads=2)
+    done = builds("builder.py", args, work)
+    assert "Calibrating" in done.stderr
+    assert len(warnings(done)) == 1
+
+
+def test_a_malformed_cache_is_replaced(work: Path) -> None:
+    (work / "cache").write_bytes(b"TRT-8600-EntropyCalibration2\n")
+    done = builds("builder.py", "-pt model -j squad.json -n 1 -p cache --int8 -s 32 -o new.engine", work)
+    assert "Calibrating" in done.stderr
+    assert warnings(done) == ["calibration cache cache is not one of this project: ignored, and replaced after calibration"]
+    assert set(read(work / "cache")["ranges"]) == set(TENSORS)
+
+
+def test_without_text_to_calibrate_with(work: Path) -> None:
+    said = refused("builder.py", on_cpu("-pt model --int8 -s 32 -o new.engine"), work)
+    assert "squad/dev-v1.1.json does not exist" in said
+    assert "--squad-json" in said
+    said = refused("builder.py", on_cpu("-pt model --int8 -s 32 -o new.engine -j squad.json"), work)
+    assert said == "error: SQuAD file squad.json has 4 windows, fewer than 100: lower --calib-num\n"
+
+
+def test_a_cache_that_is_the_text(work: Path) -> None:
+    said = refused("builder.py", on_cpu("-pt model --int8 -s 32 -o new.engine -j squad.json -p squad.json"), work)
+    assert said == "error: output squad.json is read as well, and would be overwritten: name another file\n"
+
+
+def test_packed_engines_are_not_calibrated(work: Path) -> None:
+    said = refused("builder_varseqlen.py", on_cpu("-pt model --int8 -s 32 -o new.engine"), work)
+    assert said.startswith("error: int8 needs 21 activation ranges that the checkpoint lacks: ")
+    assert all(f"{name}._amax" in said for name in QUANTIZERS)
+
+
+# Ranges of checkpoints
+
+
+@pytest.mark.parametrize("script", BUILDERS)
+def test_a_checkpoint_that_lacks_some_ranges(work: Path, script: str) -> None:
+    """Even where there is text, what was trained is not mixed with what is found."""
+    missing = sorted(QUANTIZERS[i] for i in (2, 9, 20))
+    write_model(work / "model", replace(WEIGHTS, ranges={name: amax for name, amax in OWN.items() if name not in missing}))
+    text = "-j squad.json -n 4" if script == "builder.py" else ""
+    assert refused(script, on_cpu(f"-pt model --int8 -s 32 -o new.engine {text}"), work) == (
+        f"error: int8 needs 3 activation ranges that the checkpoint lacks: {', '.join(f'{name}._amax' for name in missing)}\n"
+    )
+
+
+@pytest.mark.parametrize("script", BUILDERS)
+def test_a_checkpoint_with_all_ranges(work: Path, script: str) -> None:
+    """All are used, none is calibrated, and no text is asked for."""
+    write_model(work / "model", replace(WEIGHTS, ranges=OWN))
+    done = builds(script, "-pt model --int8 -s 32 -o new.engine", work)
+    assert "Calibrating" not in done.stderr
+    assert ranges_in(work / "new.engine") == pytest.approx(
+        {name: max(OWN[q] for q in names) for name, names in TENSORS.items() if name != FINAL}, rel=1e-6
+    )
+
+
+def test_interleaved_without_int8(work: Path) -> None:
+    for flag in ("-il", "--interleaved"):
+        said = refused("builder_varseqlen.py", on_cpu(f"-pt model -s 32 -o new.engine {flag}"), work)
+        assert said == "error: interleaved is a layout of int8: add --int8 --fp16\n"
+
+
+# 2:4 sparsity
+
+
+def test_sparse(work: Path) -> None:
+    dense = builds("builder.py", "-pt model -s 32 -o new.engine --sparse", work)
+    assert "2:4 sparse are 0 of the encoder's 12 matrices\n" in dense.stdout
+    ignored = "ONNX Runtime on the CPU computes in float32: not honoured are --sparse"
+    [first, warning] = warnings(dense)
+    assert first == ignored
+    assert warning == "--sparse has nothing to work on: no matrix of this checkpoint is 2:4 sparse"
+
+    tensors = WEIGHTS.tensors()
+    halved = np.array([1, 0, 0, 1] * 8, np.float32)
+    for part in ("attention.self.key", "intermediate.dense"):
+        tensors[f"{NEXT}.{part}.weight"] = tensors[f"{NEXT}.{part}.weight"] * halved
+    tensors["qa_outputs.weight"] = tensors["qa_outputs.weight"] * halved  # not the encoder's
+    write_model(work / "model", BertWeights.from_tensors(tensors))
+    some = builds("builder_varseqlen.py", "-pt model -s 32 -o new.engine -sp", work)
+    assert "2:4 sparse are 2 of the encoder's 12 matrices\n" in some.stdout
+    assert warnings(some) == [ignored]
+    assert "2:4" not in builds("builder.py", "-pt model -s 32 -o new.engine", work).stdout

@@ -1,0 +1,106 @@
+"""Answers by brute force: Hugging Face's model on each window alone, and the score of every span that may be an answer."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from helpers.layouts import Batch, bounds_of
+from helpers.qa.spans import Answer
+from helpers.qa.windows import Options
+from helpers.tokenization import Tokenizer
+from tests.batches import theirs
+
+CLOSE = 1e-4  # of two scores that should be one
+APART = 1e-3  # of two scores whose order is certain
+
+
+class Expected(NamedTuple):
+    """The score of every slice of the passage that may be an answer, and the null score."""
+
+    passage: str
+    scores: dict[tuple[int, int], float]
+    null_score: float
+
+
+def expect(model: Any, tokenizer: Tokenizer, passage: str, question: str, options: Options) -> Expected:
+    assert options.sequence_length
+    [text], [asked] = tokenizer([passage]), tokenizer([question])
+    [cls, sep] = tokenizer.ids(["[CLS]", "[SEP]"])
+    ids, query = text.ids.tolist(), asked.ids.tolist()[: options.max_query_length]
+    offsets = text.offsets.tolist()
+    room = options.sequence_length - len(query) - 3
+    parts: list[tuple[int, int]] = []  # first token, tokens
+    at = 0
+    while True:
+        shown = min(room, len(ids) - at)
+        parts.append((at, shown))
+        if at + shown == len(ids):
+            break
+        at += min(shown, options.doc_stride)
+
+    def best_part(token: int) -> int:
+        inside = [(i, a, n) for i, (a, n) in enumerate(parts) if a <= token < a + n]
+        return max(inside, key=lambda part: (100 * min(token - part[1], part[1] + part[2] - 1 - token) + part[2], -part[0]))[0]
+
+    scores: dict[tuple[int, int], float] = {}
+    null_scores: list[float] = []
+    for i, (first, shown) in enumerate(parts):
+        left, right = [cls, *query, sep], [*ids[first : first + shown], sep]
+        tokens, segments = np.array([left + right, [0] * len(left) + [1] * len(right)], np.int32)
+        logits = theirs(model, Batch(tokens, segments, bounds_of([len(tokens)])))
+        starts, ends = logits[len(left) :].T.tolist()
+        null_scores.append(float(logits[0].sum()))
+        for start in range(shown):
+            if best_part(first + start) != i:
+                continue
+            for end in range(start, min(start + options.max_answer_length, shown)):
+                score = starts[start] + ends[end]
+                key = offsets[first + start][0], offsets[first + end][1]
+                scores[key] = max(score, scores.get(key, float("-inf")))
+    return Expected(passage, scores, min(null_scores))
+
+
+def check(found: Answer, expected: Expected, options: Options) -> None:
+    """Holds an answer against all that it might have been."""
+    passage, scores, null_score = expected
+    assert found.null_score == pytest.approx(null_score, abs=CLOSE)
+    by_text: dict[str, float] = {}
+    for (a, b), score in scores.items():
+        by_text[passage[a:b]] = max(score, by_text.get(passage[a:b], float("-inf")))
+    ranking = sorted(by_text.items(), key=lambda item: -item[1])
+
+    assert 0 < len(found.candidates) <= min(options.n_best, len(ranking))
+    if len(ranking) == 1 or ranking[0][1] - ranking[1][1] > APART:
+        assert found.text == ranking[0][0]
+    assert found.score == pytest.approx(ranking[0][1], abs=CLOSE)
+    for text, start, end, score, _ in found.candidates:
+        assert text == passage[start:end] != ""
+        assert score == pytest.approx(scores[start, end], abs=CLOSE)
+        assert score == pytest.approx(by_text[text], abs=CLOSE)
+    assert len({candidate.text for candidate in found.candidates}) == len(found.candidates)
+    ordered = [candidate.score for candidate in found.candidates]
+    assert ordered == sorted(ordered, reverse=True)
+    check_probabilities(found)
+
+
+def check_probabilities(found: Answer) -> None:
+    """A softmax over the scores."""
+    raised = np.exp(np.array([candidate.score for candidate in found.candidates]))
+    chances = [candidate.probability for candidate in found.candidates]
+    assert chances == pytest.approx((raised / raised.sum()).tolist(), abs=1e-9)
+    assert sum(chances) == pytest.approx(1, abs=1e-12)
+
+
+def same(left: Answer, right: Answer) -> None:
+    """Equal but for rounding, which may swap candidates of nearly one score."""
+    assert left.null_score == pytest.approx(right.null_score, abs=CLOSE)
+    assert [c.score for c in left.candidates] == pytest.approx([c.score for c in right.candidates], abs=CLOSE)
+    assert [c.probability for c in left.candidates] == pytest.approx([c.probability for c in right.candidates], abs=CLOSE)
+    scores = [c.score for c in left.candidates]
+    for i, (one, other) in enumerate(zip(left.candidates, right.candidates)):
+        beside = scores[max(0, i - 1) : i] + scores[i + 1 : i + 2]
+        if all(abs(one.score - score) > APART for score in beside):
+            assert one[:3] == other[:3]
