@@ -189,7 +189,7 @@ class Packed(Layout):
             if p.tokens >= tokens and p.packed_sequences >= sequences and p.sequence_length >= longest
         ]
         if not fitting:
-            largest = max(self.profiles)
+            largest = max(self.profiles, key=lambda p: p.tokens)
             raise InputError(
                 f"{sequences} sequences of {tokens} tokens, the longest of {longest}, do not fit the engine, which takes "
                 f"{largest.packed_sequences} of {largest.tokens} tokens, the longest of {largest.sequence_length}"

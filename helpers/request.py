@@ -70,8 +70,8 @@ class BuildRequest:
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        if self.interleaved and not self.int8:
-            raise InputError("interleaved is a layout of int8", "add {int8} {fp16}")
+        if self.interleaved and not (self.packed and self.int8):
+            raise InputError("interleaved is a layout of packed int8", "add {int8} {fp16}")
         if self.megatron and not (self.interleaved and self.source == "pickle"):
             raise InputError(
                 "Megatron residuals exist in interleaved int8 alone, of a pickle", "add {pickle} {interleaved} {int8} {fp16}"

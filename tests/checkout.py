@@ -8,7 +8,6 @@ from pathlib import Path
 
 from tests.running import ROOT
 
-
 # What was built or fetched here, where there is no git to ask: in an unpacked archive, say.
 UNTRACKED = (
     ".git",

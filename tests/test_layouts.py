@@ -12,7 +12,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from helpers.errors import InputError
-from helpers.layouts import Batch, Layout, Packed, Padded, Profile, bounds_of
+from helpers.layouts import Batch, Layout, Packed, Padded, Profile, bounds_of, is_packed
 from tests.batches import of_lengths
 from tests.models import small_config
 
@@ -312,3 +312,8 @@ def test_the_largest_batch_of_one_length(profiles: list[Profile], any_length: bo
 
 def test_listed() -> None:
     assert Packed(PROFILES).listed() == "1 × 200, 4 × 200"
+
+
+def test_inputs_tell_the_layout() -> None:
+    assert is_packed(Packed.inputs)
+    assert not is_packed(Padded.inputs)

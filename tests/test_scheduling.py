@@ -175,16 +175,21 @@ def test_the_best_number_of_tokens_by_hand() -> None:
         assert schedule(lengths, layout, 1) == [[0], [3], [2], [1]]
 
 
-@given(lengths=LENGTHS, batch_size=BATCH_SIZES, best_tokens=BEST_TOKENS)
-@example([20, 20, 20], None, 40)
-@example([64, 20], None, 1)
-def test_the_best_number_of_padded_tokens(lengths: list[int], batch_size: int | None, best_tokens: int | None) -> None:
-    best, most = best_tokens or 8 * 64, min(8, batch_size or 8)
-    batches = check_schedule(Padded([Profile(8, 64)], True, best_tokens), lengths, batch_size)
+@given(lengths=LENGTHS, batch_size=BATCH_SIZES, best_tokens=BEST_TOKENS, any_length=st.booleans())
+@example([20, 20, 20], None, 40, True)
+@example([60, 60], None, 127, False)
+@example([64, 20], None, 1, True)
+def test_the_best_number_of_padded_tokens(
+    lengths: list[int], batch_size: int | None, best_tokens: int | None, any_length: bool
+) -> None:
+    layout = Padded([Profile(8, 16), Profile(8, 64)], any_length, best_tokens)
+    most = min(8, batch_size or 8)
+    batches = check_schedule(layout, lengths, batch_size)
     for own in batches:
-        assert len(own) == 1 or len(own) * own[0] <= best
-    for own in batches[:-1]:  # one more would have been too many
-        assert len(own) == most or (len(own) + 1) * own[0] > best
+        width = own[0] if any_length else 16 if own[0] <= 16 else 64
+        best = best_tokens or 8 * width
+        assert len(own) == 1 or len(own) * width <= best
+        assert own is batches[-1] or len(own) == most or (len(own) + 1) * width > best  # one more would have been too many
 
 
 # Refused

@@ -165,7 +165,7 @@ def test_a_checkpoint_with_all_ranges(work: Path, script: str) -> None:
 def test_interleaved_without_int8(work: Path) -> None:
     for flag in ("-il", "--interleaved"):
         said = refused("builder_varseqlen.py", on_cpu(f"-pt model -s 32 -o new.engine {flag}"), work)
-        assert said == "error: interleaved is a layout of int8: add --int8 --fp16\n"
+        assert said == "error: interleaved is a layout of packed int8: add --int8 --fp16\n"
 
 
 # 2:4 sparsity

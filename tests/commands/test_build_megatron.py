@@ -79,7 +79,9 @@ def test_megatron_needs_the_rest(work: Path, args: str) -> None:
 
 
 def test_usage(work: Path) -> None:
-    assert refused(f"{PKL} --megatron --interleaved", work) == "error: interleaved is a layout of int8: add --int8 --fp16\n"
+    assert (
+        refused(f"{PKL} --megatron --interleaved", work) == "error: interleaved is a layout of packed int8: add --int8 --fp16\n"
+    )
     assert refused("-pkl megatron.pkl -o new.engine", work) == (
         "error: the configuration's folder is required: name it with -c\n"
     )

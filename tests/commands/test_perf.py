@@ -120,7 +120,7 @@ def test_perf_by_default(minilm: Path) -> None:
 
 @pytest.mark.parametrize("flag", ["", "--end-to-end"])
 def test_perf_for_some_time(work: Path, flag: str) -> None:
-    """How many runs it takes is tests/test_benchmark.py's; how long they take is the machine's."""
+    """How many runs it takes is tests/commands/test_timing.py's; how long they take is the machine's."""
     start = time.monotonic()
     [row] = timed(succeeds("perf.py", f"-e padded.engine -s 64 -i 1 -w 0 -d 0.5 --json out.json {flag}", work))
     seconds = time.monotonic() - start

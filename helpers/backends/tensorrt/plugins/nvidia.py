@@ -56,10 +56,10 @@ def residual_scale(weights: BertWeights, epsilon: float) -> float:
     least = min(float(np.percentile(sums.var(1), 1)), *(float((norm.gamma**2).mean()) for norm in norms[:-1]))
     if abs(epsilon - EPSILON) <= 2 * TOLERANCE * least:
         return 1.0
-    if epsilon > EPSILON:
-        return math.sqrt(EPSILON / epsilon)
-    # A power of two, which rounds nothing, that makes the plugins' epsilon small beside the variance.
-    return 2.0 ** math.ceil(math.log2(EPSILON / (2 * TOLERANCE * max(least, epsilon))) / 2)
+    exact = math.sqrt(EPSILON / epsilon)
+    # A power of two, which rounds nothing, is enough where it makes the plugins' epsilon small beside the variance.
+    small = 2.0 ** math.ceil(math.log2(EPSILON / (2 * TOLERANCE * max(least, epsilon))) / 2)
+    return min(exact, small) if epsilon < EPSILON else exact
 
 
 def fastest_int8(hidden_size: int, sequence_length: int, capability: tuple[int, int]) -> dict[str, bool]:
