@@ -51,8 +51,8 @@ class BertConfig:
         """Reads the configuration in a folder.
 
         Raises:
-            InputError: no configuration, malformed JSON, a missing key, a value of the wrong kind, a family that is not
-                ours, or a model that is not a post-layer-norm BERT with absolute positions and a GELU.
+            InputError: no configuration, malformed JSON, a missing key, a value of the wrong kind, another family
+                than these, or a model that is not a post-layer-norm BERT with absolute positions and a GELU.
         """
         path = find_config(folder)
         try:

@@ -26,7 +26,6 @@ class Part(Enum):
 
 PROJECTIONS = frozenset({Part.QKV, Part.ATTENTION_OUTPUT, Part.INTERMEDIATE, Part.OUTPUT})  # of the encoder
 NORMS = frozenset({Part.ATTENTION_NORM, Part.OUTPUT_NORM})
-NORMALISED = NORMS | {Part.EMBEDDINGS}
 # Tensors that are added to a residual, and those that projections read.
 ADDED = frozenset({Part.ATTENTION_OUTPUT, Part.OUTPUT})
 PROJECTED = frozenset({Part.EMBEDDINGS, Part.ATTENTION, Part.ATTENTION_NORM, Part.ACTIVATION, Part.OUTPUT_NORM})

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from helpers.config import BertConfig
-from helpers.sites import ADDED, NORMALISED, Part, bert_sites, query_quantizers
+from helpers.sites import bert_sites, query_quantizers
 from helpers.weights import BertWeights, Embeddings, Layer, LayerNorm, Linear
 
 
@@ -48,54 +48,6 @@ def scaled_queries(weights: BertWeights, scale: float) -> dict[str, float]:
     """The ranges, where the queries of all layers are multiplied by `scale`."""
     queries = query_quantizers(bert_sites(len(weights.layers)))
     return {name: amax * scale if name in queries else amax for name, amax in weights.ranges.items()}
-
-
-def scale_residuals(
-    weights: BertWeights, config: BertConfig, scale: float, megatron: bool = False
-) -> tuple[BertWeights, BertConfig]:
-    """Makes everything that layer norms add up `scale` times as large, and leaves the logits as they are.
-
-    LayerNorm(s·x) with epsilon e·s² is LayerNorm(x) with epsilon e: so a kernel whose epsilon is fixed computes any other
-    (docs/design.md). Exact but for rounding.
-
-    Args:
-        megatron: whether residuals are sums before their normalisation; else a layer norm's output is the next residual,
-            and is scaled with the others.
-    """
-    factor, inverse = np.float32(scale), np.float32(1 if megatron else 1 / scale)
-
-    def norm(part: LayerNorm) -> LayerNorm:
-        return part if megatron else LayerNorm(part.gamma * factor, part.beta * factor)
-
-    def reads(part: Linear) -> Linear:
-        return Linear(part.weight * inverse, part.bias)
-
-    def adds(part: Linear) -> Linear:
-        return Linear(part.weight * factor, part.bias * factor)
-
-    def scaled(old: Layer) -> Layer:
-        return Layer(
-            query=reads(old.query),
-            key=reads(old.key),
-            value=reads(old.value),
-            attention_output=adds(old.attention_output),
-            attention_norm=norm(old.attention_norm),
-            intermediate=reads(old.intermediate),
-            output=adds(old.output),
-            output_norm=norm(old.output_norm),
-        )
-
-    old = weights.embeddings
-    parts = ADDED | {Part.SUM} | (frozenset() if megatron else NORMALISED)
-    sites = bert_sites(len(weights.layers), megatron)
-    follow = {name for site in sites if site.part in parts for name in site.quantizers}
-    larger = BertWeights(
-        Embeddings(old.word * factor, old.position * factor, old.token_type * factor, norm(old.norm)),
-        tuple(map(scaled, weights.layers)),
-        reads(weights.qa_outputs),
-        {name: amax * scale if name in follow else amax for name, amax in weights.ranges.items()},
-    )
-    return larger, replace(config, layer_norm_eps=config.layer_norm_eps * scale**2)
 
 
 def widen(weights: BertWeights, config: BertConfig, times: int) -> tuple[BertWeights, BertConfig]:

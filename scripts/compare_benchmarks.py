@@ -39,18 +39,18 @@ def main(argv: list[str]) -> None:
         )
     slower, lines = [], []
     for cell in shared:
-        line = [report.describe(cell), f"{first[cell]:.3f}"]
+        line = [report.in_words(cell), f"{first[cell]:.3f}"]
         for name, other in zip(names[1:], others):
             slowdown = other[cell] / first[cell] if cell in other else math.nan
             too_slow = args.max_slowdown is not None and slowdown > args.max_slowdown
             if too_slow:
-                slower.append(f"{report.describe(cell)} in {name} takes {slowdown:.3f} times as long")
+                slower.append(f"{report.in_words(cell)} in {name} takes {slowdown:.3f} times as long")
             line += [f"{other[cell]:.3f}", f"{slowdown:.3f}{' !' * too_slow}"] if cell in other else ["–", "–"]
         lines.append(line)
     header = ["median (ms)", names[0], *(text for name in names[1:] for text in (name, "ratio"))]
     print(report.table(header, lines, numbers_from=1), end="")
     for name, file in zip(names, files):
-        alone = [report.describe(cell) for cell in file if sum(cell in each for each in files) == 1]
+        alone = [report.in_words(cell) for cell in file if sum(cell in each for each in files) == 1]
         if alone:
             print(f"Only in {name}: {', '.join(alone)}")
     if slower:

@@ -47,7 +47,7 @@ class Contestant(NamedTuple):
     name: str
     precision: str
     batch_size: int
-    command: list[str]
+    command: tuple[str, ...]
 
 
 def main(argv: list[str]) -> None:
@@ -152,10 +152,10 @@ def build(args: argparse.Namespace, folder: Path, sizes: Sequence[int], precisio
         for size in sizes:
             for name, engine in made:
                 command = [sys.executable, ROOT / "inference.py", "-e", engine, "-b", size, "-o"]
-                yield Contestant(name, precision, size, [*map(str, command)])
+                yield Contestant(name, precision, size, tuple(map(str, command)))
             for peer in PEERS:
                 command = [*this, "answer", peer, args.checkpoint, folder / peer, precision, size]
-                yield Contestant(peer, precision, size, [*map(str, command)])
+                yield Contestant(peer, precision, size, tuple(map(str, command)))
 
 
 def describe(contestant: Contestant) -> str:

@@ -69,11 +69,12 @@ def build(
     """An engine whose sizes have been looked at first, as `Backend.build` does."""
     progress, maker = progress or Heard(), backends.find(backend)
     maker.check(request, config, progress.warn)
-    weights, config = maker.fit(weights, config, request)
+    maker.check_weights(weights, config, progress.warn)
+    weights = maker.adapt(weights, config, request)
     sites = bert_sites(len(weights.layers), request.megatron)
     network = Network(config, weights, sites, maker.precision(request), ranges or {})
     compiled = maker.compile(network, request, progress)
-    return Built(compiled.blob, maker.describe(request, network, True, compiled.sparse_layers))
+    return Built(compiled.blob, maker.description_of(request, network, True, compiled.sparse_layers))
 
 
 class Engines:

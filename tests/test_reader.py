@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers import backends
 from helpers import reader as reader_module
 from helpers.backends.onnxruntime.session import OnnxRuntimeSession
 from helpers.errors import InputError
@@ -320,6 +321,16 @@ def test_a_vocabulary_of_another_model(work: Path, described: bool, closed: list
         Reader.open(work / "padded.engine", vocab_file=work / "other.txt")
     assert str(error.value).startswith(f"vocabulary {work / 'other.txt'} has 100 tokens but the model's embedding 60 rows: ")
     assert len(closed) == 1
+
+
+def test_an_engine_that_does_not_tell_its_size(work: Path) -> None:
+    """As TensorRT's: then the description's counts, and without one there is nothing to hold a vocabulary against."""
+    write_vocab(work / "other.txt", 100)
+    session, description = backends.open_engine(work / "padded.engine")
+    session.vocab_size = None
+    with pytest.raises(InputError, match=r"has 100 tokens but the model's embedding 60 rows"):
+        Reader(session, description, work / "other.txt")
+    Reader(session, None, work / "other.txt")
 
 
 def test_a_vocabulary_that_is_not_there(work: Path, closed: list[OnnxRuntimeSession]) -> None:

@@ -9,13 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.backends.onnxruntime.session import OnnxRuntimeSession
 from helpers.config import BertConfig
-from helpers.layouts import Profile
-from helpers.sites import bert_sites
-from helpers.transforms import pad_heads, scale_residuals, widen
+from helpers.transforms import pad_heads, widen
 from helpers.weights import BertWeights, Layer, LayerNorm, Linear, random_weights, tensor_shapes
-from tests.batches import difference, onnx_blob, ragged, run, session_of, theirs
+from tests.batches import difference, ragged, run, session_of, theirs
 from tests.models import SHAPES, random_model, shape_name, small_config, weights_of
 
 BOUND = 1e-4  # of a logit
@@ -125,70 +122,3 @@ def test_ranges_of_transformed_weights() -> None:
     assert pad_heads(wide, grown.num_attention_heads, 64).ranges == {query: pytest.approx(4 * 2**0.5), key: 6.0}
     assert pad_heads(weights, config.num_attention_heads, 32).ranges == {query: 16.0, key: 6.0}
     assert pad_heads(wide, grown.num_attention_heads, 32).ranges == wide.ranges
-
-
-# Larger or smaller residuals
-
-
-@pytest.mark.parametrize("scale", [2.0**-5, 0.3, 1.0, 8.0, 1000.0])
-@pytest.mark.parametrize("config", [SHAPES[i] for i in (1, 2, 5)], ids=shape_name)
-def test_scale_residuals(config: BertConfig, scale: float, tmp_path: Path) -> None:
-    def transform(weights: BertWeights, config: BertConfig) -> tuple[BertWeights, BertConfig]:
-        scaled, other = scale_residuals(weights, config, scale)
-        assert other == replace(config, layer_norm_eps=config.layer_norm_eps * scale**2)
-        assert {name: array.shape for name, array in scaled.tensors().items()} == tensor_shapes(config)
-        assert {array.dtype.name for array in scaled.tensors().values()} == {"float32"}
-        return scaled, other
-
-    check_same_logits(config, 6, transform, tmp_path)
-
-
-def test_scaled_residuals_need_their_own_epsilon(tmp_path: Path) -> None:
-    """And BERT's form of them, or the test above would show little."""
-    config = SHAPES[2]
-    model = random_model(config, 6)
-    weights, batch = weights_of(model), ragged(config, 4, 64, 6)
-    scaled, other = scale_residuals(weights, config, 0.3)
-    megatron, _ = scale_residuals(weights, config, 0.3, megatron=True)
-    for wrong in ((scaled, config), (megatron, other)):
-        session = session_of(*wrong, tmp_path)
-        assert difference(run(session, batch), theirs(model, batch), batch) > 100 * BOUND
-
-
-@pytest.mark.parametrize("scale", [2.0**-5, 1000.0])
-def test_scale_megatron_residuals(scale: float, tmp_path: Path) -> None:
-    config = SHAPES[2]
-    weights = weights_of(random_model(config, 7))
-    batch = ragged(config, 4, 64, 7)
-
-    def logits(weights: BertWeights, config: BertConfig) -> np.ndarray:
-        path = tmp_path / "model.engine"
-        path.write_bytes(onnx_blob(weights, config, [Profile(4, 64)], megatron=True))
-        return run(OnnxRuntimeSession(path), batch)
-
-    expected = logits(weights, config)
-    scaled, other = scale_residuals(weights, config, scale, megatron=True)
-    assert scaled.layers[0].output_norm.gamma is weights.layers[0].output_norm.gamma
-    assert difference(logits(scaled, other), expected, batch) <= BOUND
-    assert difference(logits(scaled, config), expected, batch) > 100 * BOUND
-
-
-@pytest.mark.parametrize("megatron", [False, True])
-def test_ranges_of_scaled_residuals(megatron: bool) -> None:
-    """What is added and what is added to it; in Megatron's form no layer norm's output is."""
-    config, sites = small_config(), bert_sites(2, megatron)
-    names = [name for site in sites for name in site.quantizers]
-    weights = replace(random_weights(config), ranges=dict.fromkeys(names, 3.0))
-    scaled, _ = scale_residuals(weights, config, 8, megatron)
-    assert set(scaled.ranges) == set(names)
-    followed = {name for name, amax in scaled.ranges.items() if amax != 3}
-    assert {scaled.ranges[name] for name in followed} == {24.0}
-    layers = [f"bert.encoder.layer.{i}" for i in range(2)]
-    added = {f"{layer}{part}.add_local_input_quantizer" for layer in layers for part in (".attention.output", ".output")}
-    if megatron:
-        sums = {f"{layer}{part}.add_residual_input_quantizer" for layer in layers for part in (".attention.output", ".output")}
-        assert followed == added | sums
-    else:
-        normed = {f"{layer}.intermediate.dense._input_quantizer" for layer in layers}
-        normed |= {f"{layer}.attention.self.query._input_quantizer" for layer in layers}
-        assert followed == added | normed | {"bert.encoder.final_input_quantizer"}

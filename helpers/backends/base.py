@@ -131,9 +131,13 @@ class Backend(ABC):
             InputError: the file is damaged, was made elsewhere, or does not fit the GPU's memory.
         """
 
-    def fit(self, weights: BertWeights, config: BertConfig, request: BuildRequest) -> tuple[BertWeights, BertConfig]:
-        """Another model that computes the same, in the shape that the kernels want."""
-        return weights, config
+    @abstractmethod
+    def check_weights(self, weights: BertWeights, config: BertConfig, warn: Callable[[str], None]) -> None:
+        """Refuses, or warns of, what only the weights show."""
+
+    def adapt(self, weights: BertWeights, config: BertConfig, request: BuildRequest) -> BertWeights:
+        """Other weights that compute the same, in the shape that the kernels want."""
+        return weights
 
     def gelu(self, config: BertConfig) -> str:
         """The form of GELU that engines compute for a model."""
@@ -166,7 +170,9 @@ class Backend(ABC):
             progress.warn(f"{self.title} computes in {computes}: not honoured are {', '.join(ignored)}")
         self.check(request, config, progress.warn)
 
-        weights, config = self.fit(checkpoints.load(request.source, request.checkpoint, config), config, request)
+        weights = checkpoints.load(request.source, request.checkpoint, config)
+        self.check_weights(weights, config, progress.warn)
+        weights = self.adapt(weights, config, request)
         sites = bert_sites(config.num_hidden_layers, request.megatron)
         found: Mapping[str, float] = {}
         if precision.eight_bit:
@@ -181,9 +187,9 @@ class Backend(ABC):
         network = Network(config, weights, sites, precision, found)
         with progress.clock(f"Building for {self.name}"):
             compiled = self.compile(network, request, progress)
-        return Built(compiled.blob, self.describe(request, network, lower_case, compiled.sparse_layers))
+        return Built(compiled.blob, self.description_of(request, network, lower_case, compiled.sparse_layers))
 
-    def describe(self, request: BuildRequest, network: Network, lower_case: bool, sparse_layers: int) -> Description:
+    def description_of(self, request: BuildRequest, network: Network, lower_case: bool, sparse_layers: int) -> Description:
         """What is to stand beside an engine that was built here, just now."""
         version, gpu, capability = self.device()
         return Description(

@@ -33,15 +33,17 @@ def assemble(
     Raises:
         InputError: as `check_tensors` and `check_depth`.
     """
-    shapes, theirs = tensor_shapes(config), config.family.theirs
+    shapes, tensor_name = tensor_shapes(config), config.family.tensor_name
     # As the file spells the encoder's layers: a part beside it may number its own as it likes.
-    layers = re.escape(spelled(theirs("bert.encoder.layer.0.output.dense.bias")).rpartition("0")[0])
+    layers = re.escape(spelled(tensor_name("bert.encoder.layer.0.output.dense.bias")).rpartition("0")[0])
     numbers = [int(number) for name in present for number in re.findall(rf"{layers}(\d+)[./]", name)]
     check_depth(max(numbers, default=-1) + 1, config, str(path))
-    arrays = dict(config.family.constants(shapes)) | {name: named[theirs(name)] for name in shapes if theirs(name) in named}
+    arrays = dict(config.family.constants(shapes)) | {
+        name: named[tensor_name(name)] for name in shapes if tensor_name(name) in named
+    }
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which check_tensors reports
         floats = {name: np.asarray(array, np.float32, order="C") for name, array in arrays.items()}
-    check_tensors(floats, config, str(path), lambda name: spelled(theirs(name)))
+    check_tensors(floats, config, str(path), lambda name: spelled(tensor_name(name)))
     return BertWeights.from_tensors(floats, ranges)
 
 

@@ -39,7 +39,7 @@ def load(path: Path, config: BertConfig) -> BertWeights:
         raise InputError(f"checkpoint {path} cannot be read: {e.strerror}") from e
     tensors = pytorch.read_state_dict(path) if head.startswith(TORCH_SAVE) else read_pickle(path)
     depth = config.num_hidden_layers
-    spelling = {ours(name, depth): name for name in tensors if "scale" not in name}
+    spelling = {hugging_face_name(name, depth): name for name in tensors if "scale" not in name}
     named: dict[str, np.ndarray] = {}
     for name, written in spelling.items():
         array = tensors[written]
@@ -54,8 +54,8 @@ def load(path: Path, config: BertConfig) -> BertWeights:
             raise InputError(f"{path}: {written} must have {3 * config.hidden_size} rows, found shape {list(array.shape)}")
 
     def spelled(name: str) -> str:
-        megatron = theirs(name, depth)
-        return spelling.get(name) or spelling.get(ours(megatron, depth), megatron)
+        megatron = megatron_name(name, depth)
+        return spelling.get(name) or spelling.get(hugging_face_name(megatron, depth), megatron)
 
     return assemble(named, config, path, tensors, spelled, pytorch.read_ranges(named, path))
 
@@ -68,19 +68,19 @@ def save(path: Path, weights: BertWeights) -> None:
         if ".query." in name:
             array = np.concatenate([named[name.replace(".query.", f".{part}.")] for part in PARTS])
         if not re.search(r"\.(key|value)\.", name):
-            tensors[theirs(name, len(weights.layers))] = array.astype(np.float16)
+            tensors[megatron_name(name, len(weights.layers))] = array.astype(np.float16)
     for name, amax in weights.ranges.items():
-        tensors[f"{theirs(name, len(weights.layers))}._amax"] = np.float32(amax).reshape(1)
+        tensors[f"{megatron_name(name, len(weights.layers))}._amax"] = np.float32(amax).reshape(1)
     write_bytes(path, pickle.dumps(tensors, protocol=4))
 
 
-def theirs(name: str, num_layers: int) -> str:
+def megatron_name(name: str, num_layers: int) -> str:
     """The Megatron name of a Hugging Face one."""
     name = name.replace(FINAL_RANGE, f"bert.encoder.layer.{num_layers - 1}.output.LayerNorm.output_quantizer")
     return re.sub(r"\.(query|key|value)\.", f".{FUSED}.", name).replace("encoder.layer.", "encoder.layers.")
 
 
-def ours(name: str, num_layers: int) -> str:
+def hugging_face_name(name: str, num_layers: int) -> str:
     """The Hugging Face name of a Megatron one; the fused projection, which has none, keeps its own."""
     name = pytorch.canonical(name).replace("encoder.layers.", "encoder.layer.").replace("dense_act.", "dense.")
     name = re.sub(r"^bert\.embeddings?[._]", "bert.embeddings.", name)

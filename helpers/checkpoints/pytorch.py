@@ -40,7 +40,7 @@ def save(folder: Path, weights: BertWeights, config: BertConfig, vocab: Path) ->
     """Fills a folder as Hugging Face does: float16 weights, float32 ranges, configuration and a copy of the vocabulary."""
     import safetensors.numpy
 
-    tensors = {config.family.theirs(name): array.astype(np.float16) for name, array in weights.tensors().items()}
+    tensors = {config.family.tensor_name(name): array.astype(np.float16) for name, array in weights.tensors().items()}
     ranges = {f"{name}._amax": np.float32(amax).reshape(1) for name, amax in weights.ranges.items()}
     write_bytes(folder / "model.safetensors", safetensors.numpy.save({**tensors, **ranges}))
     save_config(folder, config, vocab)

@@ -152,7 +152,7 @@ def read(path: Path) -> dict[Cell, float]:
         raise InputError(f"{path} has no results")
     for cell, median in found:
         if not (math.isfinite(median) and median > 0):
-            raise InputError(f"{path}: {describe(cell)}: a time must be above 0 ms, not {median}")
+            raise InputError(f"{path}: {in_words(cell)}: a time must be above 0 ms, not {median}")
     check_once(path, [cell for cell, _ in found])
     return dict(found)
 
@@ -170,7 +170,7 @@ def cell_of(row: Row) -> Cell:
 def check_once(path: Path, cells: Iterable[Cell]) -> None:
     [(cell, times)] = Counter(cells).most_common(1)
     if times > 1:
-        raise InputError(f"{path} has {times} times of one cell: {describe(cell)}")
+        raise InputError(f"{path} has {times} times of one cell: {in_words(cell)}")
 
 
 def aligned(files: dict[Path, dict[Cell, float]]) -> list[dict[Cell, float]]:
@@ -187,7 +187,7 @@ def aligned(files: dict[Path, dict[Cell, float]]) -> list[dict[Cell, float]]:
     return [{cell._replace(model=None): median for cell, median in cells.items()} for cells in files.values()]
 
 
-def describe(cell: Cell) -> str:
+def in_words(cell: Cell) -> str:
     """A cell in words."""
     kind = [cell.model, cell.precision, "packed" if cell.packed else None, cell.lengths and f"lengths of {cell.lengths}"]
     kind.append("end to end" if cell.end_to_end else None)

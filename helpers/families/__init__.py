@@ -15,7 +15,7 @@ FAMILIES = {family.model_type: family for family in (bert.FAMILY, distilbert.FAM
 
 
 def find(model_type: Any, source: str) -> Family:
-    """The family of that name. Raises InputError, which names `source`, where it is not among ours."""
+    """The family of that name. Raises InputError, which names `source`, where it is not one of these."""
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise InputError(f"{source}: model_type {model_type!r:.60} is not supported", f"supported are {', '.join(FAMILIES)}")
     return FAMILIES[model_type]

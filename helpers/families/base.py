@@ -30,7 +30,7 @@ class Family:
     Args:
         keys: BertConfig's fields that the configuration calls otherwise.
         fixed: BertConfig's fields that the family's own code fixes.
-        theirs: the checkpoint's name of a tensor, given BERT's (weights.tensor_shapes).
+        tensor_name: the checkpoint's name of a tensor, given BERT's (weights.tensor_shapes).
         constants: tensors that checkpoints lack by design, under BERT's names, given every tensor's shape.
         tokenizer: (token → id, whether text is lower-cased) → Tokenizer.
     """
@@ -38,7 +38,7 @@ class Family:
     model_type: str
     keys: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    theirs: Callable[[str], str] = str
+    tensor_name: Callable[[str], str] = str
     constants: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, np.ndarray]] = lambda shapes: {}
     template: Template = BERT_TEMPLATE
     tokenizer: Callable[[dict[str, int], bool], Tokenizer] = Tokenizer

@@ -21,15 +21,15 @@ PARTS = {
 SEGMENTS = "bert.embeddings.token_type_embeddings.weight"
 
 
-def theirs(name: str) -> str:
+def tensor_name(name: str) -> str:
     """DistilBERT's name of a tensor of BERT's."""
     name = name.replace("bert.embeddings.", "distilbert.embeddings.")
     encoder, layer, rest = name.partition("bert.encoder.layer.")
     if not layer:
         return name
     number, _, part = rest.partition(".")
-    ours = next(ours for ours in PARTS if part.startswith(ours))
-    return f"{encoder}distilbert.transformer.layer.{number}.{part.replace(ours, PARTS[ours], 1)}"
+    bert = next(name for name in PARTS if part.startswith(name))
+    return f"{encoder}distilbert.transformer.layer.{number}.{part.replace(bert, PARTS[bert], 1)}"
 
 
 def constants(shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, np.ndarray]:
@@ -47,7 +47,7 @@ FAMILY = Family(
         "hidden_act": "activation",
     },
     fixed={"type_vocab_size": 2, "layer_norm_eps": 1e-12},
-    theirs=theirs,
+    tensor_name=tensor_name,
     constants=constants,
     template=Template(passage_segment=0),
 )

@@ -28,7 +28,7 @@ def built() -> Built:
     config, request, onnx = small_config(), request_for(PROFILES), backends.find("onnxruntime")
     weights = random_weights(config)
     network = Network(config, weights, bert_sites(2), choose(fp16=False, int8=False), {})
-    return Built(onnx_blob(weights, config, PROFILES), onnx.describe(request, network, True, 0))
+    return Built(onnx_blob(weights, config, PROFILES), onnx.description_of(request, network, True, 0))
 
 
 @pytest.fixture

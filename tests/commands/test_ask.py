@@ -93,7 +93,7 @@ def test_a_vocabulary_that_went_away(work: Path) -> None:
     assert re.fullmatch(BLOCK, succeeds("inference.py", f"{ASK} -v model/vocab.txt", work))
 
 
-# What else is wrong with a SQuAD file is told in tests/test_answer.py.
+# What else is wrong with a SQuAD file is told in tests/qa/test_squad.py.
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize(
     ("content", "says"),

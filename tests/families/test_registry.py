@@ -85,7 +85,7 @@ def test_what_a_family_says(family: Family) -> None:
     assert len(set(called)) == len(called)
 
     shapes = tensor_shapes(small_config(num_hidden_layers=12))
-    assert len({family.theirs(name) for name in shapes}) == len(shapes)
+    assert len({family.tensor_name(name) for name in shapes}) == len(shapes)
     for name, array in family.constants(shapes).items():
         assert array.shape == shapes[name]
         assert array.dtype == np.float32

@@ -48,6 +48,9 @@ class OnnxRuntime(Backend):
     def check(self, request: BuildRequest, config: BertConfig, warn: Callable[[str], None]) -> None:
         """It computes everything that a request can ask for."""
 
+    def check_weights(self, weights: BertWeights, config: BertConfig, warn: Callable[[str], None]) -> None:
+        """As they are."""
+
     def find_ranges(
         self,
         request: BuildRequest,

@@ -12,7 +12,7 @@ from helpers.errors import InputError
 from helpers.precision import Precision, choose
 from helpers.progress import Progress
 from helpers.request import BuildRequest
-from helpers.transforms import pad_heads, scale_residuals
+from helpers.transforms import pad_heads
 from helpers.weights import BertWeights
 
 
@@ -53,12 +53,15 @@ class TensorRT(Backend):
 
         nvidia.check(request, self.precision(request), config, self.device(), warn)
 
-    def fit(self, weights: BertWeights, config: BertConfig, request: BuildRequest) -> tuple[BertWeights, BertConfig]:
+    def check_weights(self, weights: BertWeights, config: BertConfig, warn: Callable[[str], None]) -> None:
         from helpers.backends.tensorrt.plugins import nvidia
 
-        weights = pad_heads(weights, config.num_attention_heads, nvidia.head_size(config, self.precision(request)))
-        scale = nvidia.residual_scale(weights, config.layer_norm_eps)
-        return (weights, config) if scale == 1 else scale_residuals(weights, config, scale, request.megatron)
+        nvidia.check_epsilon(weights, config.layer_norm_eps, warn)
+
+    def adapt(self, weights: BertWeights, config: BertConfig, request: BuildRequest) -> BertWeights:
+        from helpers.backends.tensorrt.plugins import nvidia
+
+        return pad_heads(weights, config.num_attention_heads, nvidia.head_size(config, self.precision(request)))
 
     def fastest_int8(self, hidden_size: int, sequence_length: int, capability: tuple[int, int] | None) -> dict[str, bool]:
         from helpers.backends.tensorrt.plugins import nvidia

@@ -206,7 +206,7 @@ def distilled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Session]:
     """A checkpoint as DistilBERT's are, heads of 64, and an ONNX engine of the BERT without segments that it stands for."""
     folder = tmp_path_factory.mktemp("distilbert")
     tensors = lively(WIDE).tensors()
-    theirs = {distilbert.theirs(name): array for name, array in tensors.items() if name != distilbert.SEGMENTS}
+    theirs = {distilbert.tensor_name(name): array for name, array in tensors.items() if name != distilbert.SEGMENTS}
     assert {name.partition(".")[0] for name in theirs} == {"distilbert", "qa_outputs"}
     save_file(theirs, str(folder / "model.safetensors"))
     config = {"model_type": "distilbert", "vocab_size": 200, "dim": 128, "n_layers": 2, "n_heads": 2, "hidden_dim": 256}

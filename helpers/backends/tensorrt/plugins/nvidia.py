@@ -20,9 +20,9 @@ from helpers.request import BuildRequest
 from helpers.sites import NORMS, Part
 from helpers.weights import BertWeights
 
-EPSILON = 1e-5  # of layer norm, whatever a checkpoint's is
-# How much a layer norm's output may be off by its epsilon, relatively, before the network is scaled to it.
-TOLERANCE = 1e-2
+# The plugins' layer norms divide by the standard deviation alone, whatever a checkpoint's epsilon is (docs/benchmarks.md).
+# Below the first, what they are off by for that is less than float16's own noise; above the second, answers change.
+NOTICED_EFFECT, REFUSED_EFFECT = 5e-3, 5e-2
 FUSED_HEAD_SIZE = 64
 FUSED_LENGTHS = (64, 96, 128, 384)  # padded attention in float16; other lengths are computed unfused
 FUSED_LENGTHS_INT8 = (128, 384)  # padded attention in int8, which has no other way
@@ -44,22 +44,32 @@ def head_size(config: BertConfig, precision: Precision) -> int:
     return max(config.head_size, FUSED_HEAD_SIZE) if reduced else config.head_size
 
 
-def residual_scale(weights: BertWeights, epsilon: float) -> float:
-    """How many times as large residuals must be for the plugins' epsilon to be as good as `epsilon`; 1 for nearly all models.
+def epsilon_effect(weights: BertWeights, epsilon: float) -> float:
+    """How much too large a layer norm's output is without `epsilon`, relatively, where its input varies least.
 
-    Layer norm divides by √(variance + epsilon). Variances are estimated from the weights: those of the embeddings' sums,
-    and the mean square of the scales that made a residual.
+    Variances are estimated from the weights: those of the embeddings' sums, and the mean square of the scales that made
+    a residual.
     """
     embeddings = weights.embeddings
     sums = embeddings.word + embeddings.position[len(embeddings.position) // 2] + embeddings.token_type[0]
     norms = [embeddings.norm, *(norm for layer in weights.layers for norm in (layer.attention_norm, layer.output_norm))]
     least = min(float(np.percentile(sums.var(1), 1)), *(float((norm.gamma**2).mean()) for norm in norms[:-1]))
-    if abs(epsilon - EPSILON) <= 2 * TOLERANCE * least:
-        return 1.0
-    exact = math.sqrt(EPSILON / epsilon)
-    # A power of two, which rounds nothing, is enough where it makes the plugins' epsilon small beside the variance.
-    small = 2.0 ** math.ceil(math.log2(EPSILON / (2 * TOLERANCE * max(least, epsilon))) / 2)
-    return min(exact, small) if epsilon < EPSILON else exact
+    return math.sqrt(1 + epsilon / least) - 1 if least else math.inf
+
+
+def check_epsilon(weights: BertWeights, epsilon: float, warn: Callable[[str], None]) -> None:
+    """Holds a checkpoint's epsilon against the plugins' layer norms, which have none.
+
+    Raises:
+        InputError: the logits would be wrong.
+    """
+    effect = epsilon_effect(weights, epsilon)
+    if effect > REFUSED_EFFECT:
+        raise InputError(
+            f"NVIDIA's layer norms have no epsilon, and without this model's are off by {effect:.1%}", "use {backend}"
+        )
+    if effect > NOTICED_EFFECT:
+        warn(f"NVIDIA's layer norms have no epsilon, and without this model's are off by up to {effect:.1%}")
 
 
 def fastest_int8(hidden_size: int, sequence_length: int, capability: tuple[int, int]) -> dict[str, bool]:
