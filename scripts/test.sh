@@ -12,5 +12,5 @@ if .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then 
 if .venv/bin/python -c 'import sys; from helpers import backends; sys.exit(not backends.choose().on_gpu)' 2>/dev/null; then
   .venv/bin/python -m pytest "$@"
 else
-  .venv/bin/python -m pytest -m "not gpu" -n 2 "$@"
+  .venv/bin/python -m pytest -m "not gpu" -n 2 --dist loadfile "$@"
 fi

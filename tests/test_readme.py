@@ -156,6 +156,9 @@ def test_every_command(project: Path, tmp_path: Path) -> None:
             assert re.fullmatch("error: .+", done.stderr.splitlines()[-1]), where
         assert re.search(rehearsal.says, done.stdout + done.stderr), where
     assert rehearsed == set(REHEARSALS)
+    [example] = re.findall(r"(?s)```python\n(.*?)```", README)
+    done = run(f"python - <<'END'\n{example}END", project, variables)
+    assert re.fullmatch(r"a high performance .+ platform 0\.\d+ 12 61\n\['a high .+ platform', 'NVIDIA GPUs'\]\n", done.stdout), done
 
 
 @pytest.mark.skipif(not shutil.which("cmake"), reason="CMake is not installed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,11 @@ from helpers.errors import InputError
 from helpers.layouts import Batch, Layout, Packed, Padded, Profile, is_packed
 
 
+# Beyond some 512 tokens what one operator writes has left the cache when the next one reads it: a batch of 768 takes 4 %
+# more time a token, one of 2,048 24 %, in float32 and int8, padded and packed (docs/benchmarks.md).
+BEST_TOKENS = 384
+
+
 class OnnxRuntimeSession(Session):
     """Sequences of any length up to the longest profile's run without padding to it."""
 
@@ -27,6 +33,10 @@ class OnnxRuntimeSession(Session):
         """Loads an engine that a builder wrote. Raises InputError where the file is not one."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # its errors reach us as exceptions
+        options.enable_mem_pattern = False  # a plan of memory for each shape, and hardly two batches have the same
+        if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) < (os.cpu_count() or 1):
+            # Of its own accord it takes all of the machine's cores, whose threads then spin for the few that are ours.
+            options.intra_op_num_threads = len(os.sched_getaffinity(0))
         try:
             # That fusion makes Gemm of the products of a packed engine, which int8 then does not reach.
             self._session = onnxruntime.InferenceSession(
@@ -36,7 +46,9 @@ class OnnxRuntimeSession(Session):
             profiles = [Profile(*profile) for profile in json.loads(metadata["profiles"])]
             self.vocab_size = int(metadata["vocab_size"]) if "vocab_size" in metadata else None
             packed = is_packed([entry.name for entry in self._session.get_inputs()])
-            self.layout: Layout = Packed(profiles) if packed else Padded(profiles, any_length=True)
+            self.layout: Layout = (
+                Packed(profiles, BEST_TOKENS) if packed else Padded(profiles, any_length=True, best_tokens=BEST_TOKENS)
+            )
         except Exception as e:  # onnxruntime's own exceptions share no base but Exception
             raise InputError(f"{path} is not a whole ONNX engine of this project, build it again: {str(e)[:200]}") from e
         self.device = platform.processor() or platform.machine()
