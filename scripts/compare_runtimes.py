@@ -258,7 +258,7 @@ def open_optimum(checkpoint: str, folder: Path) -> Callable[[Any, Any, Any], tup
 def answer(network: Callable[[Any, Any, Any], tuple[Any, Any]], checkpoint: str, size: int, squad: Path, out: Path) -> None:
     """Tokenizes and windows as transformers' own example does, runs windows of similar length together, takes the best span."""
     import numpy as np
-    from transformers import BertTokenizerFast
+    from transformers import AutoTokenizer
 
     asked = [
         (question["id"], question["question"], paragraph["context"])
@@ -266,7 +266,7 @@ def answer(network: Callable[[Any, Any, Any], tuple[Any, Any]], checkpoint: str,
         for paragraph in article["paragraphs"]
         for question in paragraph["qas"]
     ]
-    tokenizer = BertTokenizerFast.from_pretrained(checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     encoded = tokenizer(
         [question for _, question, _ in asked],
         [passage for _, _, passage in asked],

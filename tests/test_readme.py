@@ -71,6 +71,7 @@ REHEARSALS = (  # the first whose pattern fits a command counts
     Rehearsal(r"python squad/evaluate-v2\.0\.py", says=r'"best_f1": \d'),
     Rehearsal(r"python scripts/widen_checkpoint\.py", says="hidden size 768"),
     Rehearsal(r"python scripts/compare_benchmarks\.py", says=r"\| +ratio \|"),
+    Rehearsal(r"python scripts/compare_runtimes\.py", code=2, says=r"has no ctranslate2, .*pip install torch"),
     Rehearsal(r"mkdir -p engines$"),
 )
 BUILD = next(line for line in README.splitlines() if "cmake" in line)  # rehearsed below, as build/perf is
@@ -158,7 +159,7 @@ def test_every_command(project: Path, tmp_path: Path) -> None:
     assert rehearsed == set(REHEARSALS)
     [example] = re.findall(r"(?s)```python\n(.*?)```", README)
     done = run(f"python - <<'END'\n{example}END", project, variables)
-    assert re.fullmatch(r"a high performance .+ platform 0\.\d+ 12 61\n\['a high .+ platform', 'NVIDIA GPUs'\]\n", done.stdout), done
+    assert re.fullmatch(r"a high performance .+ platform 0\.\d+ 12 63\n\['a high .+ platform', 'NVIDIA GPUs'\]\n", done.stdout), done
 
 
 @pytest.mark.skipif(not shutil.which("cmake"), reason="CMake is not installed")
