@@ -25,6 +25,10 @@ from typing import Any, Callable, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from helpers.commands import cli, report  # noqa: E402
+from helpers.errors import InputError  # noqa: E402
+from helpers.files import check_writable, write_json  # noqa: E402
+
 PACKAGES = ("torch", "transformers", "ctranslate2", "optimum.onnxruntime", "onnxruntime")
 INSTALL = "pip install torch==2.13.0 && pip install ctranslate2 transformers 'optimum[onnxruntime]'"
 PEERS = ("ctranslate2", "optimum")
@@ -51,16 +55,12 @@ class Contestant(NamedTuple):
 
 
 def main(argv: list[str]) -> None:
-    from helpers.commands import cli, report
-    from helpers.errors import InputError
-    from helpers.files import check_writable, write_json
-
     parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("-pt", "--checkpoint", type=Path, default=ROOT / "models/minilm-l6-squad", help="Hugging Face folder")
     add("-qat", "--int8-checkpoint", type=Path, help="one with activation ranges, for further int8 engines of ours")
     add("-j", "--squad-json", type=Path, default=ROOT / "squad/dev-v1.1.json", help="SQuAD file; int8 is calibrated on it too")
-    add("-n", "--questions", type=cli.at_least(2), default=300, help="how many of its questions, the first ones")
+    add("-n", "--questions", type=cli.whole_number(2), default=300, help="how many of its questions, the first ones")
     add("-b", "--batch-size", type=cli.positive, action="append", help="windows a batch; may be repeated (default: 1 and 8)")
     add("-r", "--runs", type=cli.positive, default=3, help="how often each contestant answers all questions")
     add("--precision", choices=PRECISIONS, action="append", help="may be repeated (default: both)")
@@ -70,19 +70,19 @@ def main(argv: list[str]) -> None:
     report.check_available()
     if args.json:
         check_writable(args.json, args.squad_json)
-    versions = check_packages(args.peers_python, InputError)
+    versions = check_packages(args.peers_python)
     sizes, precisions = sorted(set(args.batch_size or [1, 8])), args.precision or PRECISIONS
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        one, many = (first_questions(args.squad_json, count, folder / f"{count}.json") for count in (1, int(args.questions)))
+        one, many = (first_questions(args.squad_json, count, folder / f"{count}.json") for count in (1, args.questions))
         contestants = list(build(args, folder, sizes, precisions))
         seconds: dict[Contestant, list[float]] = {contestant: [] for contestant in contestants}
         network: dict[Contestant, list[float]] = {contestant: [] for contestant in contestants}
         answers: dict[Contestant, dict[str, str]] = {}
         for number in range(1, args.runs + 1):
             for contestant in contestants:
-                print(f"run {number}/{args.runs}: {describe(contestant)}", file=sys.stderr, flush=True)
+                print(f"run {number}/{args.runs}: {in_words(contestant)}", file=sys.stderr, flush=True)
                 out = folder / "predictions.json"
                 start_up, _ = spend([*contestant.command, one, out])
                 total, printed = spend([*contestant.command, many, out])
@@ -98,19 +98,19 @@ def main(argv: list[str]) -> None:
         cells = [f"{middle:.2f}", " ".join(f"{run:.2f}" for run in runs), f"{median(net):.2f}" if net else "–", str(same)]
         rows.append([contestant.precision, contestant.name, str(contestant.batch_size), *cells])
         figures.append({**contestant._asdict(), "command": None, "seconds": runs, "network_seconds": net, "same_answers": same})
-    header = ["precision", "runtime", "batch", "CPU seconds", "runs", "network", f"of {args.questions:g} as the first"]
+    header = ["precision", "runtime", "batch", "CPU seconds", "runs", "network", f"of {args.questions} as the first"]
     print(report.table(header, rows, numbers_from=2), end="")
     print(", ".join(versions))
     if args.json:
-        write_json(args.json, {"versions": versions, "questions": int(args.questions), "results": figures})
+        write_json(args.json, {"versions": versions, "questions": args.questions, "results": figures})
 
 
-def check_packages(python: str, error: type[Exception]) -> list[str]:
-    """The peers' versions. Raises `error` where one is missing."""
+def check_packages(python: str) -> list[str]:
+    """The peers' versions. Raises InputError where one is missing."""
     found = subprocess.run([python, "-c", VERSIONS, *PACKAGES], capture_output=True, text=True).stdout.splitlines()
     missing = [line for line in found if " " not in line]
     if missing or not found:
-        raise error(f"{python} has no {', '.join(missing) or 'Python'}: {INSTALL}; or name another with --peers-python")
+        raise InputError(f"{python} has no {', '.join(missing) or 'Python'}", f"{INSTALL}; or name another with --peers-python")
     return found
 
 
@@ -158,7 +158,7 @@ def build(args: argparse.Namespace, folder: Path, sizes: Sequence[int], precisio
                 yield Contestant(peer, precision, size, tuple(map(str, command)))
 
 
-def describe(contestant: Contestant) -> str:
+def in_words(contestant: Contestant) -> str:
     return f"{contestant.precision}, {contestant.name}, batch {contestant.batch_size}"
 
 
@@ -306,6 +306,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--peer"]:
         peer(sys.argv[2:])
     else:
-        from helpers.commands import cli
-
         cli.main(main)
