@@ -25,6 +25,7 @@ from typing import Any, Callable, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from helpers import backends  # noqa: E402
 from helpers.commands import cli, report  # noqa: E402
 from helpers.errors import InputError  # noqa: E402
 from helpers.files import check_writable, write_json  # noqa: E402
@@ -146,7 +147,7 @@ def build(args: argparse.Namespace, folder: Path, sizes: Sequence[int], precisio
         made = []
         for name, checkpoint, builder, flags in variants:
             engine = folder / f"{name} {precision}.engine"
-            shape = ["-s", LENGTH, "-b", max(sizes), "--backend", "onnxruntime"]
+            shape = ["-s", LENGTH, "-b", max(sizes), "--backend", backends.observer().name]
             run([sys.executable, ROOT / builder, "-pt", checkpoint, "-o", engine, *shape, *flags])
             made.append((name, engine))
         for size in sizes:

@@ -159,7 +159,9 @@ def test_every_command(project: Path, tmp_path: Path) -> None:
     assert rehearsed == set(REHEARSALS)
     [example] = re.findall(r"(?s)```python\n(.*?)```", README)
     done = run(f"python - <<'END'\n{example}END", project, variables)
-    assert re.fullmatch(r"a high performance .+ platform 0\.\d+ 12 63\n\['a high .+ platform', 'NVIDIA GPUs'\]\n", done.stdout), done
+    assert re.fullmatch(r"a high performance .+ platform 0\.\d+ 12 63\n\['a high .+ platform', 'NVIDIA GPUs'\]\n", done.stdout), (
+        done
+    )
 
 
 @pytest.mark.skipif(not shutil.which("cmake"), reason="CMake is not installed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from helpers.sites import bert_sites
 from helpers.weights import random_weights
 from tests.batches import of_lengths, onnx_blob, run
 from tests.models import small_config
+from tests.running import ROOT
 from tests.tensorrt_engines import request_for
 
 PROFILES = [Profile(4, 16), Profile(1, 64)]
@@ -171,3 +173,17 @@ def test_a_runtime_that_the_backend_has_not(saved: Path, runtime: str) -> None:
 def test_a_plan_without_tensorrt(plan: Path, name: str, runtime: str | None) -> None:
     with pytest.raises(InputError, match=f"^{plan} is a TensorRT engine, but TensorRT cannot be imported .*pip install"):
         backends.open_engine(plan, name, runtime)
+
+
+def test_only_its_folder_and_the_registry_name_a_backend() -> None:
+    """Elsewhere no string is one and no module of one is imported, but for packages that a bench compares with."""
+    named = []
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("helpers/**/*.py"), *ROOT.glob("scripts/*.py")):
+        inside = path.relative_to(ROOT).as_posix()
+        if inside.startswith(tuple(f"helpers/backends/{name}" for name in (*backends.NAMES, "__init__"))):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            words = node.value if isinstance(node, ast.Constant) else getattr(node, "module", None)
+            parts = str(words).split(".") if isinstance(node, (ast.Constant, ast.ImportFrom)) else []
+            named += [(inside, node.lineno) for name in backends.NAMES if name in parts]
+    assert {inside for inside, _ in named} <= {"scripts/compare_runtimes.py"}, named
