@@ -159,9 +159,8 @@ def test_every_command(project: Path, tmp_path: Path) -> None:
     assert rehearsed == set(REHEARSALS)
     [example] = re.findall(r"(?s)```python\n(.*?)```", README)
     done = run(f"python - <<'END'\n{example}END", project, variables)
-    assert re.fullmatch(r"a high performance .+ platform 0\.\d+ 12 63\n\['a high .+ platform', 'NVIDIA GPUs'\]\n", done.stdout), (
-        done
-    )
+    says = r"a high performance .+ platform 0\.\d+ 12 63\n\['a high performance .+ platform', 'NVIDIA GPUs'\]\n"
+    assert re.fullmatch(says, done.stdout), done
 
 
 @pytest.mark.skipif(not shutil.which("cmake"), reason="CMake is not installed")
