@@ -18,8 +18,9 @@ from helpers.errors import InputError
 from helpers.layouts import Batch, Layout, Packed, Padded, Profile, is_packed
 
 # Beyond some 512 tokens what one operator writes has left the cache when the next one reads it: a batch of 768 takes 4 %
-# more time a token, one of 2,048 24 %, in float32 and int8, padded and packed (docs/benchmarks.md).
-BEST_TOKENS = 384
+# more time a token, one of 2,048 24 %, in float32 and int8, padded and packed. Short sequences alone lose up to 30 %, and
+# 256 tokens are enough for them (docs/benchmarks.md).
+BEST_TOKENS = 256
 
 
 class OnnxRuntimeSession(Session):
