@@ -226,4 +226,9 @@ class Backend(ABC):
         """
         if weights.ranges or request.calibration is None:
             return ranges.from_checkpoint(weights.ranges, sites)
-        return calibration.find(request.calibration, weights, config, sites, tokenizer, request.longest, progress)
+        found = calibration.find(request.calibration, weights, config, sites, tokenizer, request.longest, progress)
+        return self.calibrated(found, sites)
+
+    def calibrated(self, found: Mapping[str, float], sites: Sites) -> Mapping[str, float]:
+        """Those of the ranges that calibration found with which a network is rounded that was not trained for it."""
+        return found

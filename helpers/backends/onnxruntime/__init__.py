@@ -19,7 +19,6 @@ from helpers.progress import Progress
 from helpers.quantization import ranges
 from helpers.request import BuildRequest
 from helpers.sites import Site, Sites
-from helpers.tokenization import Tokenizer
 from helpers.weights import BertWeights
 
 
@@ -51,18 +50,8 @@ class OnnxRuntime(Backend):
     def check_weights(self, weights: BertWeights, config: BertConfig, warn: Callable[[str], None]) -> None:
         """As they are."""
 
-    def find_ranges(
-        self,
-        request: BuildRequest,
-        weights: BertWeights,
-        config: BertConfig,
-        sites: Sites,
-        tokenizer: Tokenizer,
-        progress: Progress,
-    ) -> Mapping[str, float]:
-        found = super().find_ranges(request, weights, config, sites, tokenizer, progress)
-        # Where nothing was trained to be rounded, round only what pays.
-        return found if weights.ranges else ranges.of_projections(found, sites)
+    def calibrated(self, found: Mapping[str, float], sites: Sites) -> Mapping[str, float]:
+        return ranges.of_projections(found, sites)  # only what pays
 
     def compile(self, network: Network, request: BuildRequest, progress: Progress) -> Compiled:
         from helpers.backends.onnxruntime.graph import OnnxGraph, PackedOnnxGraph, PaddedOnnxGraph
