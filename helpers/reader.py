@@ -123,7 +123,7 @@ class Reader:
             )
         passage_of = [0] * len(questions) if isinstance(passage, str) else range(len(questions))
         chosen = self.options(Options(**options))
-        found = dict(self.answers(self.encode(passages, questions, passage_of, chosen), chosen)) if questions else {}
+        found = dict(self.answers(self.encode(passages, questions, passage_of, chosen), chosen))
         return found[0] if isinstance(question, str) else [found[i] for i in range(len(questions))]
 
     def options(self, options: Options) -> Options:

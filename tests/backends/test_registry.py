@@ -183,7 +183,7 @@ def test_only_its_folder_and_the_registry_name_a_backend() -> None:
         if inside.startswith(tuple(f"helpers/backends/{name}" for name in (*backends.NAMES, "__init__"))):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            words = node.value if isinstance(node, ast.Constant) else getattr(node, "module", None)
-            parts = str(words).split(".") if isinstance(node, (ast.Constant, ast.ImportFrom)) else []
-            named += [(inside, node.lineno) for name in backends.NAMES if name in parts]
+            if isinstance(node, (ast.Constant, ast.ImportFrom)):
+                words = str(node.value if isinstance(node, ast.Constant) else node.module)
+                named += [(inside, node.lineno) for name in backends.NAMES if name in words.split(".")]
     assert {inside for inside, _ in named} <= {"scripts/compare_runtimes.py"}, named
