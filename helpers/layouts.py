@@ -123,13 +123,9 @@ class Padded(Layout):
     def counted(self, length: int, longest: int) -> int:
         return longest if self.any_length else min(p.sequence_length for p in self.profiles if p.sequence_length >= longest)
 
-    def _present(self, batch: Batch) -> np.ndarray:
-        """Where the padded batch has tokens, [B, S] bool."""
-        length = batch.longest if self.any_length else self.profiles[self.profile(batch)].sequence_length
-        return np.arange(length) < batch.lengths[:, None]
-
     def feed(self, batch: Batch) -> Mapping[str, np.ndarray]:
-        present = self._present(batch)
+        length = batch.longest if self.any_length else self.profiles[self.profile(batch)].sequence_length
+        present = np.arange(length) < batch.lengths[:, None]  # where the padded batch has tokens, [B, S]
 
         def padded(tokens: np.ndarray) -> np.ndarray:
             array = np.zeros(present.shape, np.int32)
@@ -140,8 +136,8 @@ class Padded(Layout):
         return dict(zip(self.inputs, arrays))
 
     def logits(self, output: np.ndarray, batch: Batch) -> np.ndarray:
-        present = self._present(batch)
-        return output.reshape(*present.shape, 2)[present]
+        rows = output.reshape(len(batch.lengths), -1, 2)
+        return rows[np.arange(rows.shape[1]) < batch.lengths[:, None]]
 
     def profile(self, batch: Batch) -> int:
         batch.check()
