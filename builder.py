@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
 # PYTHON_ARGCOMPLETE_OK
-"""Builds an engine for BERT question answering whose sequences are padded to one length."""
+"""Builds an engine of a BERT-like model whose sequences are padded to one length."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from helpers.commands import build, cli
 from helpers.layouts import Profile
-from helpers.request import BuildRequest, Calibration
+from helpers.request import BuildRequest
 
 
 def read(argv: list[str]) -> tuple[argparse.Namespace, BuildRequest]:
@@ -20,9 +19,6 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, BuildRequest]:
     add("-b", "--batch-size", type=cli.positive, action="append", help="batch size to optimise for; may be repeated (default: 1)")
     add("-s", "--sequence-length", type=cli.positive, action="append", help="sequence length; may be repeated (default: 128)")
     add("-t", "--strict", action="store_true", help="obey the precisions: no TF32 in float32")
-    add("-j", "--squad-json", type=Path, default=Path("squad/dev-v1.1.json"), help="int8 calibration text")
-    add("-n", "--calib-num", type=cli.positive, default=Calibration.windows, help="int8 calibration batches")
-    add("-p", "--calib-path", type=Path, help="int8 calibration cache")
     add("-g", "--force-fc2-gemm", action="store_true", help="int8: second feed-forward projection as a GEMM")
     add("-iln", "--force-int8-skipln", action="store_true", help="int8: skip-layernorm with int8 input and output")
     add("-imh", "--force-int8-multihead", action="store_true", help="int8: attention with int8 input and output")
@@ -41,7 +37,6 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, BuildRequest]:
         int8_attention=args.force_int8_multihead,
         int8_skip_layer_norm=args.force_int8_skipln,
         output_gemm=args.force_fc2_gemm,
-        calibration=Calibration(args.squad_json, args.calib_num, args.calib_path),
     )
 
 

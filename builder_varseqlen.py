@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # PYTHON_ARGCOMPLETE_OK
-"""Builds an engine for BERT question answering whose sequences lie end to end: nothing is computed for padding."""
+"""Builds an engine of a BERT-like model whose sequences lie end to end: nothing is computed for padding."""
 
 from __future__ import annotations
 

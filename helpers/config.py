@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from helpers import families
 from helpers.errors import InputError
@@ -13,14 +14,40 @@ from helpers.families.base import Family
 
 CONFIG_NAMES = ("bert_config.json", "config.json")
 
-# The form of GELU (Hendrycks & Gimpel, 2016, arXiv:1606.08415) that each hidden_act means: exact, by the error function,
-# or approximated by tanh. They differ by at most 5e-4 an activation.
-GELU_FORMS = {"gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+# The form of activation that each hidden_act means. GELU (Hendrycks & Gimpel, 2016, arXiv:1606.08415) is exact, by the error
+# function, or approximated by tanh, which differs by at most 5e-4, or by a sigmoid.
+ACTIVATIONS = {
+    "gelu": "erf",
+    "gelu_python": "erf",
+    "gelu_new": "tanh",
+    "gelu_pytorch_tanh": "tanh",
+    "gelu_fast": "tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+# What an engine can be for, and the end of the name of Hugging Face's class that has the head for it.
+TASKS = {
+    "question-answering": "ForQuestionAnswering",
+    "sequence-classification": "ForSequenceClassification",
+    "token-classification": "ForTokenClassification",
+    "feature-extraction": "Model",
+}
+QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, FEATURE_EXTRACTION = TASKS
 
 
 @dataclass(frozen=True)
 class BertConfig:
-    """Dimensions of a BERT encoder (Devlin et al., 2018, arXiv:1810.04805), by BERT's names whatever the family's are."""
+    """Dimensions of a BERT encoder (Devlin et al., 2018, arXiv:1810.04805), by BERT's names whatever the family's are.
+
+    Args:
+        max_position_embeddings: tokens of the longest sequence.
+        task: one of TASKS.
+        labels: of the head's outputs, one each; none where the encoder's own output is the result.
+        extra: what only its family's configurations have.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -32,27 +59,48 @@ class BertConfig:
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-12
     model_type: str = "bert"
+    task: str = QUESTION_ANSWERING
+    labels: tuple[str, ...] = ("start", "end")
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def head_size(self) -> int:
         return self.hidden_size // self.num_attention_heads
 
     @property
-    def gelu(self) -> str:
-        """The form of GELU: "erf" or "tanh"."""
-        return GELU_FORMS[self.hidden_act]
+    def activation(self) -> str:
+        """The form of the activation, a value of ACTIVATIONS."""
+        return ACTIVATIONS[self.hidden_act]
+
+    @property
+    def pooled(self) -> bool:
+        """Whether there is one output for a sequence, rather than one for each of its tokens."""
+        return self.task == SEQUENCE_CLASSIFICATION
+
+    @property
+    def width(self) -> int:
+        """Channels of the output."""
+        return len(self.labels) or self.hidden_size
+
+    @property
+    def scoring(self) -> str:
+        """What makes scores of a sequence's logits: as in Hugging Face's text-classification pipeline."""
+        problem = self.extra.get("problem_type")
+        if problem == "regression":
+            return "none"
+        return "sigmoid" if problem == "multi_label_classification" or len(self.labels) == 1 else "softmax"
 
     @property
     def family(self) -> Family:
         return families.find(self.model_type, "configuration")
 
     @classmethod
-    def load(cls, folder: Path) -> BertConfig:
+    def load(cls, folder: Path, task: str = QUESTION_ANSWERING) -> BertConfig:
         """Reads the configuration in a folder.
 
         Raises:
             InputError: no configuration, malformed JSON, a missing key, a value of the wrong kind, another family
-                than these, or a model that is not a post-layer-norm BERT with absolute positions and a GELU.
+                than these, or what a family's network does not compute.
         """
         path = find_config(folder)
         try:
@@ -63,45 +111,72 @@ class BertConfig:
             raise InputError(f"configuration {path} is not JSON: line {e.lineno}, column {e.colno}: {e.msg}") from e
         if not isinstance(values, dict):
             raise InputError(f"configuration {path} must hold one JSON object, but holds a {type(values).__name__}")
-        return cls.from_dict(values, path)
+        return cls.from_dict(values, path, task)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], path: Path) -> BertConfig:
+    def from_dict(cls, values: dict[str, Any], path: Path, task: str = QUESTION_ANSWERING) -> BertConfig:
         """Takes the known keys of `values`; `path` is named in errors. Raises InputError as `load` does."""
-        family = families.find(values.get("model_type", cls.model_type), f"configuration {path}")
-        keys = {name: family.keys.get(name, name) for name in cls.__annotations__}
-        known = {name: values[key] for name, key in keys.items() if key in values} | dict(family.fixed)
-        counts = [name for name, kind in cls.__annotations__.items() if kind == "int"]
-        missing = [keys[name] for name in counts if name not in known and not hasattr(cls, name)]
+        family = families.of_configuration(values, f"configuration {path}")
+        keys = {name: family.keys.get(name, name) for name in SIZES}
+        known = {**family.defaults, **{name: values[key] for name, key in keys.items() if key in values}, **family.fixed}
+        missing = [keys[name] for name in COUNTS if name not in known and not hasattr(cls, name)]
         if missing:
             raise InputError(f"configuration {path} lacks {', '.join(missing)}", "add what the model was trained with")
-        for name in counts:
-            value = known.get(name, 1)
-            if type(value) is not int or value < 1:
-                raise InputError(f"configuration {path}: {keys[name]} must be a positive whole number, not {value!r}")
+
+        def need(fits: Any, problem: str, hint: str = "") -> None:
+            if not fits:
+                raise InputError(f"configuration {path}: {problem}", hint)
+
+        for name in COUNTS:
+            value, least = known.get(name, 1), name != "type_vocab_size"  # of which some families have none
+            kind = "positive whole number" if least else "whole number"
+            need(type(value) is int and value >= least, f"{keys[name]} must be a {kind}, not {value!r}")
         epsilon = known.get("layer_norm_eps", cls.layer_norm_eps)
-        if type(epsilon) not in (int, float) or not 0 < epsilon < 1:
-            raise InputError(f"configuration {path}: layer_norm_eps must lie between 0 and 1, not {epsilon!r}")
-        config = cls(**known)
-        if config.hidden_size % config.num_attention_heads:
-            raise InputError(
-                f"configuration {path}: {keys['hidden_size']} {config.hidden_size} is not a multiple of "
-                f"{keys['num_attention_heads']} {config.num_attention_heads}"
-            )
-        if config.hidden_act not in tuple(GELU_FORMS):  # which may be anything, even what has no hash
-            raise InputError(
-                f"configuration {path}: {keys['hidden_act']} {config.hidden_act!r} is not supported",
-                f"use one of {', '.join(GELU_FORMS)}",
-            )
+        need(
+            type(epsilon) in (int, float) and 0 < epsilon < 1,
+            f"{keys['layer_norm_eps']} must lie between 0 and 1, not {epsilon!r}",
+        )
+        extra = {**family.extra, **{name: values[name] for name in (*family.extra, "problem_type") if name in values}}
+        labels = read_labels(values, need) if task in (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION) else ()
+        labels = cls.labels if task == QUESTION_ANSWERING else labels
+        config = cls(**known, model_type=family.model_type, task=task, labels=labels, extra=extra)
+        need(
+            config.hidden_size % config.num_attention_heads == 0,
+            f"{keys['hidden_size']} {config.hidden_size} is not a multiple of "
+            f"{keys['num_attention_heads']} {config.num_attention_heads}",
+        )
+        need(
+            config.hidden_act in tuple(ACTIVATIONS),  # which may be anything, even what has no hash
+            f"{keys['hidden_act']} {config.hidden_act!r:.60} is not supported",
+            f"use one of {', '.join(ACTIVATIONS)}",
+        )
         positions = values.get("position_embedding_type", "absolute")
-        if positions != "absolute":
-            raise InputError(f"configuration {path}: position_embedding_type {positions!r} is not supported")
-        return config
+        need(positions == "absolute" or family.beyond, f"position_embedding_type {positions!r:.60} is not supported")
+        return family.read(config, need)
 
     def to_dict(self) -> dict[str, Any]:
         """What `from_dict` reads: the family's own keys."""
-        fields = {name: value for name, value in asdict(self).items() if name not in self.family.fixed}
-        return {self.family.keys.get(name, name): value for name, value in fields.items()}
+        config = self.family.written(self)
+        sizes = {self.family.keys.get(name, name): getattr(config, name) for name in SIZES if name not in self.family.fixed}
+        labels = {} if self.task == QUESTION_ANSWERING else {"id2label": dict(enumerate(self.labels))}
+        return {"model_type": self.model_type, **sizes, **labels, **config.extra}
+
+
+COUNTS = tuple(name for name, kind in BertConfig.__annotations__.items() if kind == "int")
+SIZES = (*COUNTS, "hidden_act", "layer_norm_eps")
+
+
+def read_labels(values: dict[str, Any], need: Callable[..., None]) -> tuple[str, ...]:
+    """The names of a classifier's outputs, in order: id2label, or LABEL_0 … where there are only so many."""
+    named, count = values.get("id2label"), values.get("num_labels", 2)
+    if named is None:
+        need(type(count) is int and count > 0, f"num_labels must be a positive whole number, not {count!r:.60}")
+        return tuple(f"LABEL_{i}" for i in range(count))
+    ids = {str(i) for i in range(len(named))} if isinstance(named, dict) else set()
+    fits = ids and {str(i) for i in named} == ids and all(isinstance(label, str) for label in named.values())
+    need(fits, "id2label must name every label from 0 on")
+    by_id = {int(i): label for i, label in named.items()}
+    return tuple(by_id[i] for i in range(len(by_id)))
 
 
 def find_config(folder: Path) -> Path:

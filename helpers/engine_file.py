@@ -27,21 +27,27 @@ class Description:
     packed: bool
     profiles: list[list[int]]  # (batch size, sequence length) each
     checkpoint: str
-    vocab_file: str
     vocab_size: int  # rows of the word embedding
-    lower_case: bool
     sparse_layers: int = 0  # layers that run a 2:4 sparse kernel
     size: int = 0  # of the engine file, bytes
     model_type: str = "bert"
-    gelu: str = "tanh"  # the form that is computed, whatever the checkpoint's is
+    activation: str = "tanh"  # the form that is computed, whatever the checkpoint's is
+    task: str = "question-answering"
+    labels: list[str] = field(default_factory=list)  # of the outputs
+    scoring: str = "softmax"  # what makes scores of a sequence's outputs
+    template: list[Any] = field(default_factory=list)  # of a window: tokenization.Template
     request: Mapping[str, Any] = field(default_factory=dict)  # all of BuildRequest
+    tokenizer: str = ""  # all of it, so that an engine needs nothing of its checkpoint: Tokenizer.to_json
 
 
 class Built(NamedTuple):
     """An engine, just built."""
 
-    blob: bytes
+    blob: bytes | bytearray
     description: Description
+
+
+FORMER = ("vocab_file", "lower_case", "gelu")  # fields of older builders
 
 
 def description_path(engine: Path) -> Path:
@@ -65,13 +71,14 @@ def read_description(engine: Path) -> Description | None:
     if not path.exists():
         return None
     try:
-        description = Description(**json.loads(path.read_text(encoding="utf-8")))
-        kinds = (description.vocab_file, str), (description.vocab_size, int), (description.lower_case, bool)
+        values = json.loads(path.read_text(encoding="utf-8"))
+        description = Description(**{name: value for name, value in values.items() if name not in FORMER})
+        kinds = (description.vocab_size, int), (description.tokenizer, str), (description.task, str), (description.labels, list)
         if any(type(value) is not kind for value, kind in kinds):
-            raise ValueError("vocab_file, vocab_size or lower_case is of the wrong kind")
+            raise ValueError("vocab_size, tokenizer, task or labels is of the wrong kind")
         if not description.profiles or any(size < 1 or length < 1 for size, length in description.profiles):
             raise ValueError("its profiles must be pairs of positive numbers")
-    except (OSError, ValueError, TypeError) as e:
+    except (OSError, ValueError, TypeError, AttributeError) as e:
         raise InputError(
             f"{path} does not describe an engine ({e})",
             "remove it and give {sequence_length}, {vocab_file} and {batch_size} yourself",

@@ -43,7 +43,7 @@ def make_folder(path: Path) -> None:
         raise InputError(f"output folder {path} cannot be made: {e.strerror}") from e
 
 
-def write_bytes(path: Path, *parts: bytes) -> None:
+def write_bytes(path: Path, *parts: bytes | bytearray) -> None:
     """Writes a file whole or not at all: into a temporary neighbour first, then in its place.
 
     Raises:

@@ -69,14 +69,23 @@ class Layout(ABC):
     Args:
         best_tokens: tokens of a batch beyond which a larger one is no faster; None where larger is always better.
         length_classes: what kernels round a batch's longest sequence up to: shorter ones then better go by themselves.
+        width: W, the logits of a token, or of a sequence if `pooled`.
     """
 
     inputs: Sequence[str]
 
-    def __init__(self, profiles: Sequence[Profile], best_tokens: int | None = None, length_classes: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        profiles: Sequence[Profile],
+        best_tokens: int | None = None,
+        length_classes: Sequence[int] = (),
+        width: int = 2,
+        pooled: bool = False,
+    ) -> None:
         self.profiles = list(profiles)
         self.max_sequence_length = max(profile.sequence_length for profile in profiles)
         self.best_tokens, self.length_classes = best_tokens, length_classes
+        self.width, self.pooled = width, pooled
 
     @abstractmethod
     def feed(self, batch: Batch) -> Mapping[str, np.ndarray]:
@@ -84,7 +93,7 @@ class Layout(ABC):
 
     @abstractmethod
     def logits(self, output: np.ndarray, batch: Batch) -> np.ndarray:
-        """The logits [T, 2] in an engine's output, which may be flat."""
+        """The logits [T, W], pooled [B, W], in an engine's output, which may be flat."""
 
     @abstractmethod
     def profile(self, batch: Batch) -> int:
@@ -108,7 +117,9 @@ class Layout(ABC):
 
 
 class Padded(Layout):
-    """Inputs [B, S], output [B, S, 2, 1, 1]. A profile takes smaller batches.
+    """Inputs [B, S], output [B, S, W, 1, 1], pooled [B, 1, W, 1, 1]; the axes of 1 may be missing.
+
+    A profile takes smaller batches.
 
     Args:
         any_length: whether sequences need not be padded to a profile's length.
@@ -116,8 +127,15 @@ class Padded(Layout):
 
     inputs = ("input_ids", "segment_ids", "input_mask")
 
-    def __init__(self, profiles: Sequence[Profile], any_length: bool, best_tokens: int | None = None) -> None:
-        super().__init__(profiles, best_tokens)
+    def __init__(
+        self,
+        profiles: Sequence[Profile],
+        any_length: bool,
+        best_tokens: int | None = None,
+        width: int = 2,
+        pooled: bool = False,
+    ) -> None:
+        super().__init__(profiles, best_tokens, width=width, pooled=pooled)
         self.any_length = any_length
 
     def counted(self, length: int, longest: int) -> int:
@@ -136,7 +154,7 @@ class Padded(Layout):
         return dict(zip(self.inputs, arrays))
 
     def logits(self, output: np.ndarray, batch: Batch) -> np.ndarray:
-        rows = output.reshape(len(batch.lengths), -1, 2)
+        rows = output.reshape(len(batch.lengths), -1, self.width)  # one a sequence, where pooled
         return rows[np.arange(rows.shape[1]) < batch.lengths[:, None]]
 
     def profile(self, batch: Batch) -> int:
@@ -160,9 +178,9 @@ class Padded(Layout):
 
 
 class Packed(Layout):
-    """Inputs input_ids [T], segment_ids [T], cu_seqlens [B + 1], max_seqlen [longest]; output [2, T, 1, 1].
+    """Inputs input_ids [T], segment_ids [T], cu_seqlens [B + 1], max_seqlen [longest]; output [W, T, 1, 1], pooled [B, W, 1, 1].
 
-    Of max_seqlen only the length is read.
+    Of max_seqlen only the length is read. The output's axes of 1 may be missing.
     """
 
     inputs = ("input_ids", "segment_ids", "cu_seqlens", "max_seqlen")
@@ -174,7 +192,7 @@ class Packed(Layout):
         return {**batch._asdict(), "max_seqlen": np.zeros(batch.longest, np.int32)}
 
     def logits(self, output: np.ndarray, batch: Batch) -> np.ndarray:
-        return output.reshape(2, -1).T
+        return output.reshape(-1, self.width) if self.pooled else output.reshape(self.width, -1).T
 
     def profile(self, batch: Batch) -> int:
         batch.check()

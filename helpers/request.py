@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import checkpoints
+from helpers.config import QUESTION_ANSWERING
 from helpers.errors import InputError
 from helpers.layouts import Profile
 
@@ -22,7 +23,7 @@ class Calibration:
         cache: a file that keeps the ranges.
     """
 
-    squad_json: Path
+    squad_json: Path = Path("squad/dev-v1.1.json")
     windows: int = 100
     cache: Path | None = None
 
@@ -35,7 +36,8 @@ class BuildRequest:
         source: the format of the checkpoint, a key of checkpoints.LOADERS.
         checkpoint: the file, folder or prefix of it.
         config_dir: the configuration's folder; None for the checkpoint's own, where the format has one.
-        vocab_file: None for vocab.txt beside the configuration.
+        vocab_file: of the tokenizer, or its folder; None for the configuration's.
+        task: what the engine is for, one of config.TASKS.
         packed: sequences lie end to end instead of being padded to one length.
         interleaved: packed int8 in vectors of 32 channels.
         megatron: residuals are sums before their normalisation.
@@ -43,7 +45,7 @@ class BuildRequest:
         sparse: take kernels for 2:4 sparse weights.
         int8_attention, int8_skip_layer_norm: in int8, with int8 input and output.
         output_gemm: in int8, the second feed-forward projection stays out of it.
-        calibration: None where ranges must come from the checkpoint.
+        calibration: for int8, where the checkpoint has no ranges.
 
     Raises:
         InputError: options that exclude each other.
@@ -54,6 +56,7 @@ class BuildRequest:
     profiles: tuple[Profile, ...]
     config_dir: Path | None = None
     vocab_file: Path | None = None
+    task: str = QUESTION_ANSWERING
     packed: bool = False
     interleaved: bool = False
     megatron: bool = False
@@ -66,7 +69,7 @@ class BuildRequest:
     sparse: bool = False
     workspace_mib: int = 1200
     timing_cache: Path | None = None
-    calibration: Calibration | None = None
+    calibration: Calibration = Calibration()
     verbose: bool = False
 
     def __post_init__(self) -> None:
@@ -91,17 +94,20 @@ class BuildRequest:
 
     @property
     def vocabulary(self) -> Path:
-        return self.vocab_file or self.folder / "vocab.txt"
+        """Where the tokenizer is read: a file of it, or the folder that has them."""
+        return self.vocab_file or self.folder
 
     def inputs(self) -> Iterator[Path]:
         """The files that are read."""
-        yield from (self.checkpoint, self.vocabulary)
-        if self.calibration:
-            yield self.calibration.squad_json
+        yield from (self.checkpoint, self.calibration.squad_json)
+        if self.vocabulary.is_dir():
+            yield from self.vocabulary.iterdir()
+        else:
+            yield self.vocabulary
 
     def outputs(self) -> Iterator[Path]:
         """The files that are written besides the engine."""
-        yield from filter(None, (self.timing_cache, self.calibration and self.calibration.cache))
+        yield from filter(None, (self.timing_cache, self.calibration.cache))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it: paths as text, absolute."""

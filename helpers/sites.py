@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 
@@ -66,21 +66,25 @@ class LayerSites:
 
 @dataclass(frozen=True)
 class Sites:
-    """The calls of a whole network."""
+    """The calls of a whole network. `projection` widens the embeddings, where they are narrower than the encoder."""
 
     embeddings: Site
+    projection: Site
     layers: tuple[LayerSites, ...]
+    pooler: Site
+    pooler_activation: Site
+    pooler_norm: Site
     head: Site
 
     def __iter__(self) -> Iterator[Site]:
-        """Every site, those inside of another and sums too."""
-        for site in (self.embeddings, *(site for layer in self.layers for site in vars(layer).values()), self.head):
+        """Every site of the encoder, those inside of another and sums too."""
+        for site in (self.embeddings, self.projection, *(site for layer in self.layers for site in vars(layer).values())):
             yield site
             yield from filter(None, (site.probabilities, site.residual))
 
 
 def bert_sites(num_layers: int, megatron: bool = False) -> Sites:
-    """The sites of a BERT encoder with a question-answering head; quantizers go by NVIDIA's names (docs/checkpoints.md).
+    """The sites of a BERT with a task's head; quantizers go by NVIDIA's names (docs/checkpoints.md).
 
     Args:
         megatron: whether the sums themselves travel on as residuals, as in Megatron-LM (Shoeybi et al., 2019,
@@ -124,9 +128,26 @@ def bert_sites(num_layers: int, megatron: bool = False) -> Sites:
 
     return Sites(
         embeddings=layer_input("bert.embeddings", Part.EMBEDDINGS, 0),
+        projection=Site("bert.embeddings_project", Part.EMBEDDINGS),
         layers=tuple(encoder_layer(i, layer) for i, layer in enumerate(layers)),
+        pooler=Site("pooler.dense", Part.HEAD),
+        pooler_activation=Site("pooler.activation", Part.HEAD),
+        pooler_norm=Site("pooler.norm", Part.HEAD),
         head=Site("qa_outputs", Part.HEAD),
     )
+
+
+def factorised_sites(num_layers: int, megatron: bool = False) -> Sites:
+    """Those of a BERT whose layers read not the embeddings, but their projection."""
+    sites = bert_sites(num_layers, megatron)
+    bare, read = replace(sites.embeddings, quantizers=(), residual=None), sites.embeddings
+    return replace(sites, embeddings=bare, projection=replace(read, name=sites.projection.name))
+
+
+def pre_norm_sites(num_layers: int, megatron: bool = False) -> Sites:
+    """Those of an encoder whose residuals are sums before their normalisation, from the second on."""
+    sites = bert_sites(num_layers, megatron=True)
+    return replace(sites, embeddings=replace(sites.embeddings, residual=None))
 
 
 def query_quantizers(sites: Sites) -> set[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from typing import Any
+
 import numpy as np
 
 from helpers.config import BertConfig
@@ -90,11 +92,13 @@ def widen(weights: BertWeights, config: BertConfig, times: int) -> tuple[BertWei
             output_norm=norm(old.output_norm),
         )
 
-    old = weights.embeddings
+    old, out = weights.embeddings, weights.head.out
+    assert out
+    tables: dict[str, Any] = {name: None if table is None else repeat(table, 1) for name, table in vars(old).items() if name != "norm"}
     wide = BertWeights(
-        Embeddings(repeat(old.word, 1), repeat(old.position, 1), repeat(old.token_type, 1), norm(old.norm)),
+        Embeddings(**tables, norm=norm(old.norm)),
         tuple(map(layer, weights.layers)),
-        Linear(repeat(weights.qa_outputs.weight, 1) / np.float32(k), weights.qa_outputs.bias),
+        replace(weights.head, out=Linear(repeat(out.weight, 1) / np.float32(k), out.bias)),
         scaled_queries(weights, k**-0.5),
     )
     grown = replace(config, hidden_size=config.hidden_size * k, intermediate_size=config.intermediate_size * k)

@@ -2,7 +2,7 @@
 //
 // A padded batch has input_ids, segment_ids and input_mask, all [B, S]. A packed one has input_ids and segment_ids [T],
 // the sequences one behind the other; cu_seqlens [B + 1], where each begins, and the end; and max_seqlen [longest], of
-// which only the length is read. Either gives two logits a token.
+// which only the length is read.
 #pragma once
 
 #include <algorithm>
@@ -50,6 +50,10 @@ inline std::int64_t volume(const Shape& shape) {
 
 inline std::int64_t tokens(const Shapes& shapes) { return volume(shapes.at("input_ids")); }
 
+inline std::int64_t sequences(const Shapes& shapes) {
+    return is_packed(shapes) ? shapes.at("cu_seqlens")[0] - 1 : shapes.at("input_ids")[0];
+}
+
 inline Shapes shapes_of(const Batch& batch) {
     Shapes shapes;
     for (const auto& [name, array] : batch) {
@@ -71,12 +75,12 @@ inline Shapes full_shapes(bool packed, std::int64_t batch_size, std::int64_t seq
 
 // For messages.
 inline std::string describe(const Shapes& shapes) {
-    const auto size = [&](const char* name, std::size_t axis = 0) { return shapes.at(name)[axis]; };
+    const std::string size = "a batch of " + std::to_string(sequences(shapes));
     if (is_packed(shapes)) {
-        return "a batch of " + std::to_string(size("cu_seqlens") - 1) + " sequences, " + std::to_string(size("input_ids")) +
-               " tokens, the longest of " + std::to_string(size("max_seqlen"));
+        return size + " sequences, " + std::to_string(tokens(shapes)) + " tokens, the longest of " +
+               std::to_string(shapes.at("max_seqlen")[0]);
     }
-    return "a batch of " + std::to_string(size("input_ids")) + " × " + std::to_string(size("input_ids", 1)) + " tokens";
+    return size + " × " + std::to_string(shapes.at("input_ids")[1]) + " tokens";
 }
 
 // The attention over packed sequences trusts its bounds.

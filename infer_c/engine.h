@@ -1,8 +1,9 @@
-// An engine of BERT question answering, deserialized once; any number of threads run it, each through an Inference.
+// An engine of BERT, deserialized once; any number of threads run it, each through an Inference.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -19,7 +20,8 @@ namespace bert {
 
 using Context = std::unique_ptr<nvinfer1::IExecutionContext>;
 
-// A padded engine takes padded batches and gives logits [B, S, 2, 1, 1]; a packed one packed ones, and logits [2, T, 1, 1].
+// A padded engine takes padded batches and gives logits [B, S, W, 1, 1]; a packed one packed ones, and logits [W, T, 1, 1].
+// One that pools gives a row a sequence instead of a row a token: [B, 1, W, 1, 1], packed [B, W, 1, 1].
 class Engine {
 public:
     // Deserializes an engine file.
@@ -37,12 +39,24 @@ public:
         if (!engine_) {
             throw std::invalid_argument("engine " + path.string() + " cannot be loaded, build it again: " + Logger::take());
         }
-        read_inputs(path);
+        read_tensors(path);
         read_profiles();
     }
 
     bool packed() const { return packed_; }
+    bool pooled() const { return pooled_; }
+    std::int64_t width() const { return width_; }
     const Profiles& profiles() const { return profiles_; }
+
+    // The shape of a batch's logits: [B, S, W], packed [W, T]; pooled, [B, W] of either.
+    Shape logits(const Shapes& shapes) const {
+        if (pooled_) {
+            return {sequences(shapes), width_};
+        }
+        Shape shape = shapes.at("input_ids");
+        shape.insert(packed_ ? shape.begin() : shape.end(), width_);
+        return shape;
+    }
 
     // Bytes that the activations of a context take; a profile's own are not known.
     std::size_t activation_bytes() const { return engine_->getDeviceMemorySize(); }
@@ -55,7 +69,7 @@ public:
     }
 
 private:
-    void read_inputs(const std::filesystem::path& path) {
+    void read_tensors(const std::filesystem::path& path) {
         std::vector<std::string> names;
         for (int i = 0; i < engine_->getNbIOTensors(); ++i) {
             names.emplace_back(engine_->getIOTensorName(i));
@@ -65,7 +79,8 @@ private:
         };
         packed_ = std::find(names.begin(), names.end(), "cu_seqlens") != names.end();
         const std::vector<std::string>& inputs = input_names(packed_);
-        const bool ours = names.size() == inputs.size() + 1 &&
+        const nvinfer1::Dims logits = engine_->getTensorShape("logits");  // axes that vary are -1: T, mostly B, seldom S
+        const bool ours = names.size() == inputs.size() + 1 && logits.nbDims == static_cast<int>(axes(packed_)) + 3 &&
                           has("logits", nvinfer1::TensorIOMode::kOUTPUT, nvinfer1::DataType::kFLOAT) &&
                           std::all_of(inputs.begin(), inputs.end(), [&](const std::string& name) {
                               return has(name, nvinfer1::TensorIOMode::kINPUT, nvinfer1::DataType::kINT32);
@@ -75,9 +90,10 @@ private:
             for (const std::string& name : names) {
                 list += " " + name;
             }
-            throw std::invalid_argument("engine " + path.string() +
-                                        " is not one of BERT question answering, its tensors are:" + list);
+            throw std::invalid_argument("engine " + path.string() + " is not one of this project, its tensors are:" + list);
         }
+        width_ = packed_ ? std::max(logits.d[0], logits.d[1]) : logits.d[2];
+        pooled_ = packed_ ? logits.d[1] != -1 : logits.d[1] == 1;
     }
 
     void read_profiles() {
@@ -100,7 +116,8 @@ private:
 
     std::unique_ptr<nvinfer1::IRuntime> runtime_;
     std::unique_ptr<nvinfer1::ICudaEngine> engine_;
-    bool packed_ = false;
+    bool packed_ = false, pooled_ = false;
+    std::int64_t width_ = 0;
     Profiles profiles_;
 };
 

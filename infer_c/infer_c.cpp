@@ -69,9 +69,8 @@ template <class... Arrays>
 py::array_t<float> run(const Closable& self, const Arrays&... arrays) {
     const std::shared_ptr<bert::Inference> inference = self.get();
     const bert::Batch batch = batch_of(*inference->engine(), arrays...);
-    bert::Shape shape = batch.at("input_ids").shape;
-    shape.insert(inference->engine()->packed() ? shape.begin() : shape.end(), 2);
-    py::array_t<float> logits(shape);
+    bert::check(batch);  // without which its shapes say nothing
+    py::array_t<float> logits(inference->engine()->logits(bert::shapes_of(batch)));
     float* const to = logits.mutable_data();
     {
         const py::gil_scoped_release released;
@@ -107,7 +106,7 @@ std::vector<std::pair<std::int64_t, std::int64_t>> profiles(const Closable& self
 PYBIND11_MODULE(infer_c, module) {
     using bert::Engine;
 
-    module.doc() = "Runs BERT question-answering engines of TensorRT, with or without CUDA graphs.";
+    module.doc() = "Runs BERT engines of TensorRT, with or without CUDA graphs.";
 
     py::register_local_exception_translator([](std::exception_ptr thrown) {
         try {
@@ -140,10 +139,10 @@ file that cannot be read, MemoryError where the GPU's memory does not suffice, R
         .def("prepare", &prepare, "batch_size"_a,
              "Warms up, and captures, what runs batches of this size and the largest sequence length.")
         .def("run", &run<py::array, py::array, py::array>, "input_ids"_a, "segment_ids"_a, "input_mask"_a,
-             "Runs a padded batch, arrays [B, S]; returns the logits [B, S, 2] float32, start then end.")
+             "Runs a padded batch, arrays [B, S]; returns the logits float32, [B, S, width], pooled [B, width].")
         .def("run", &run<py::array, py::array, py::array, py::array>, "input_ids"_a, "segment_ids"_a, "cu_seqlens"_a,
              "max_seqlen"_a,
-             "Runs a packed batch, arrays [T], [T], [B + 1], [longest]; returns the logits [2, T] float32, start then end.")
+             "Runs a packed batch, arrays [T], [T], [B + 1], [longest]; returns the logits [width, T] or [B, width].")
         .def("time", &time<py::array, py::array, py::array>, "input_ids"_a, "segment_ids"_a, "input_mask"_a,
              "Milliseconds that the engine alone takes for a padded batch, by CUDA events, without copies.")
         .def("time", &time<py::array, py::array, py::array, py::array>, "input_ids"_a, "segment_ids"_a, "cu_seqlens"_a,
@@ -153,6 +152,10 @@ file that cannot be read, MemoryError where the GPU's memory does not suffice, R
             "engine", [](const Closable& self) { return self.get()->engine(); }, "The engine, for another bert_inf.")
         .def_property_readonly("profiles", &profiles, "What the engine was optimised for: (batch size, sequence length) each.")
         .def_property_readonly("packed", [](const Closable& self) { return self.get()->engine()->packed(); })
+        .def_property_readonly("width", [](const Closable& self) { return self.get()->engine()->width(); }, "Logits in a row.")
+        .def_property_readonly(
+            "pooled", [](const Closable& self) { return self.get()->engine()->pooled(); },
+            "Whether a row is of a sequence, not of a token.")
         .def_property_readonly(
             "device_memory", [](const Closable& self) { return self.get()->engine()->activation_bytes(); },
             "Bytes of the GPU's memory that hold activations.")

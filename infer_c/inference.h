@@ -82,7 +82,7 @@ public:
         }
     }
 
-    // Runs a batch; writes as many logits as two for each token.
+    // Runs a batch; writes its logits, as many as the engine's shape of them says.
     void run(const Batch& batch, float* logits) {
         const std::lock_guard lock(mutex_);
         Slot& slot = stage(batch);
@@ -146,7 +146,9 @@ private:
         GraphExec whole{}, network{};  // the network with the copies around it, and alone
     };
 
-    static std::size_t logits_bytes(const Shapes& shapes) { return static_cast<std::size_t>(2 * tokens(shapes)) * sizeof(float); }
+    std::size_t logits_bytes(const Shapes& shapes) const {
+        return static_cast<std::size_t>(volume(engine_->logits(shapes))) * sizeof(float);
+    }
 
     // Refuses shapes above the limits that this object was made for, or outside of every profile.
     void check_size(const Shapes& shapes) const {

@@ -211,7 +211,7 @@ Row measure(const Options& options, const std::vector<bert::Inference*>& inferen
     std::generate(full.values["input_ids"].begin(), full.values["input_ids"].end(), [&] { return token(generator); });
     std::generate(full.values["segment_ids"].begin(), full.values["segment_ids"].end(), [&] { return segment(generator); });
     const bert::Batch batch = full.batch();
-    const auto tokens = static_cast<std::size_t>(batch_size * options.sequence_length);
+    const auto size = static_cast<std::size_t>(bert::volume(inferences[0]->engine()->logits(full.shapes)));
 
     const auto run = [&](bert::Inference& inference, std::vector<float>& logits) -> double {
         if (!options.end_to_end) {
@@ -222,7 +222,7 @@ Row measure(const Options& options, const std::vector<bert::Inference*>& inferen
         return since(start) * 1e3;
     };
     on_threads(inferences, [&](bert::Inference& inference) {
-        std::vector<float> logits(2 * tokens);
+        std::vector<float> logits(size);
         inference.prepare(batch_size);
         for (std::int64_t i = 0; i < options.warm_up_runs; ++i) {
             run(inference, logits);
@@ -231,7 +231,7 @@ Row measure(const Options& options, const std::vector<bert::Inference*>& inferen
     });
     const auto start = Clock::now();
     const auto times = on_threads(inferences, [&](bert::Inference& inference) {
-        std::vector<float> logits(2 * tokens);
+        std::vector<float> logits(size);
         std::vector<double> own;
         while (static_cast<std::int64_t>(own.size()) < options.iterations || since(start) < options.duration) {
             own.push_back(run(inference, logits));

@@ -12,8 +12,7 @@ if [[ ! -e $engine || ! -e $engine.json ]]; then
   .venv/bin/python builder.py -pt models/minilm-l6-squad -o $engine -s 128 ${precision[@]+"${precision[@]}"} \
     -tcf engines/timing.cache
 fi
-# -v: the engine remembers where its vocabulary was, and this folder may have moved since.
-.venv/bin/python inference.py -e $engine -v models/minilm-l6-squad/vocab.txt \
+.venv/bin/python inference.py -e $engine \
   -p "TensorRT is a high performance deep learning inference platform that delivers low latency and high throughput \
 for apps such as recommenders, speech and image/video on NVIDIA GPUs. It includes parsers to import models, and \
 plugins to support novel ops and layers before applying optimizations for inference. Today NVIDIA is open sourcing \

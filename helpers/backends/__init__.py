@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from helpers import engine_file
 from helpers.errors import InputError
@@ -13,6 +13,7 @@ from helpers.errors import InputError
 if TYPE_CHECKING:  # what the registry only names is imported by who uses it: a script's --help needs nothing of it
     from helpers.backends.base import Backend, Session
     from helpers.engine_file import Description
+    from helpers.families.base import Family
 
 NAMES = ("tensorrt", "onnxruntime")  # the first that is available does the work; the last one always is
 CHOICES = ("auto", *NAMES)
@@ -30,17 +31,23 @@ def observer() -> Any:
     return find(NAMES[-1])
 
 
-def choose(name: str = "auto") -> Backend:
-    """Turns `auto` into a backend; for one asked for by name, raises InputError that says what it lacks here."""
+def choose(name: str = "auto", family: Family | None = None, warn: Callable[[str], None] = lambda text: None) -> Backend:
+    """Turns `auto` into a backend; for one asked for by name, raises InputError that says what it lacks here.
+
+    Args:
+        family: whose network is to run: `auto` passes over a backend that has not what it is made of, with a warning.
+    """
     if name != "auto":
         find(name).check_available()
         return find(name)
     for backend in map(find, NAMES[:-1]):
         try:
             backend.check_available()
-            return backend
         except InputError:
             continue
+        if family is None or backend.runs(family):
+            return backend
+        warn(f"{backend.title} has no {family.beyond} ({family.model_type}): {find(NAMES[-1]).title} runs it")
     return find(NAMES[-1])
 
 

@@ -10,16 +10,19 @@ from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
-from helpers import checkpoints, tokenization
+from helpers import checkpoints, families, tokenization
 from helpers.config import BertConfig
 from helpers.engine_file import Built, Description
 from helpers.errors import InputError
+from helpers.families.base import Family
+from helpers.graph import Graph
 from helpers.layouts import Batch, Layout
 from helpers.precision import Precision
 from helpers.progress import Progress
 from helpers.quantization import calibration, ranges, sparsity
 from helpers.request import BuildRequest
-from helpers.sites import Sites, bert_sites
+from helpers.sites import Sites
+from helpers.tokenization import Template, Tokenizer
 from helpers.weights import BertWeights
 
 
@@ -35,7 +38,8 @@ class Session(ABC):
 
     @abstractmethod
     def stream(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
-        """Runs batches in order; yields the logits [T, 2] float32 of each. Batches are drawn ahead of the results.
+        """Runs batches in order; yields the outputs of each, float32: [T, W] of tokens, or [B, W] of sequences where the task
+        has one for each. Batches are drawn ahead of the results.
 
         Raises:
             InputError: a batch does not fit the engine.
@@ -72,11 +76,14 @@ class Network:
     def head_size(self) -> int:
         return self.weights.head_size(self.config.num_attention_heads)
 
+    def add_to(self, graph: Graph[Any, Any]) -> None:
+        self.config.family.network(graph, self.weights, self.sites, self.config)
+
 
 class Compiled(NamedTuple):
     """A network that was made an engine; `sparse_layers` of it run a 2:4 sparse kernel."""
 
-    blob: bytes
+    blob: bytes | bytearray
     sparse_layers: int = 0
 
 
@@ -139,9 +146,13 @@ class Backend(ABC):
         """Other weights that compute the same, in the shape that the kernels want."""
         return weights
 
-    def gelu(self, config: BertConfig) -> str:
-        """The form of GELU that engines compute for a model."""
-        return config.gelu
+    def activation(self, config: BertConfig) -> str:
+        """The form of the activation that engines compute for a model."""
+        return config.activation
+
+    def runs(self, family: Family) -> bool:
+        """Whether it has what a family's network is made of."""
+        return True
 
     def fastest_int8(self, hidden_size: int, sequence_length: int, capability: tuple[int, int] | None) -> dict[str, bool]:
         """The fields of a request that make int8 fastest, where ranges are good for all of them."""
@@ -156,13 +167,13 @@ class Backend(ABC):
         """
         progress = progress or Progress()
         self.check_available()
-        config = BertConfig.load(request.folder)
+        config = BertConfig.load(request.folder, request.task)
         longest, most = request.longest, config.max_position_embeddings
         if longest > most:
             raise InputError(f"sequence length {longest} is above the model's max_position_embeddings, {most}")
-        vocab = tokenization.read_vocab(request.vocabulary)
-        tokenization.check_vocab_size(vocab, config.vocab_size, request.vocabulary)
-        lower_case = tokenization.is_lower_case(vocab, request.folder)
+        tokenizer, template = tokenization.read(request.vocabulary, config.family.tokenizer, families.TOKENIZERS)
+        tokenization.check_size(tokenizer, config.vocab_size, request.vocabulary)
+        template = template._replace(passage_segment=min(template.passage_segment, max(config.type_vocab_size - 1, 0)))
         precision = self.precision(request)
         ignored = [f"{{{name}}}" for name in self.ignores if getattr(request, name)]
         if ignored:
@@ -173,11 +184,11 @@ class Backend(ABC):
         weights = checkpoints.load(request.source, request.checkpoint, config)
         self.check_weights(weights, config, progress.warn)
         weights = self.adapt(weights, config, request)
-        sites = bert_sites(config.num_hidden_layers, request.megatron)
+        sites = config.family.sites(config, request.megatron)
         found: Mapping[str, float] = {}
         if precision.eight_bit:
-            tokenizer = config.family.tokenizer(vocab, lower_case)
-            found = self.find_ranges(request, weights, config, sites, tokenizer, progress)
+            model = calibration.Model(config, weights, sites, tokenizer, template)
+            found = self.find_ranges(request, model, progress)
         if request.sparse:
             matrices = sparsity.matrices(weights)
             sparse = sum(map(sparsity.is_sparse, matrices))
@@ -187,10 +198,13 @@ class Backend(ABC):
         network = Network(config, weights, sites, precision, found)
         with progress.clock(f"Building for {self.name}"):
             compiled = self.compile(network, request, progress)
-        return Built(compiled.blob, self.description_of(request, network, lower_case, compiled.sparse_layers))
+        return Built(compiled.blob, self.description_of(request, network, tokenizer, template, compiled.sparse_layers))
 
-    def description_of(self, request: BuildRequest, network: Network, lower_case: bool, sparse_layers: int) -> Description:
+    def description_of(
+        self, request: BuildRequest, network: Network, tokenizer: Tokenizer, template: Template, sparse_layers: int
+    ) -> Description:
         """What is to stand beside an engine that was built here, just now."""
+        config = network.config
         version, gpu, capability = self.device()
         return Description(
             backend=self.name,
@@ -201,33 +215,28 @@ class Backend(ABC):
             packed=request.packed,
             profiles=[list(profile) for profile in request.profiles],
             checkpoint=str(request.checkpoint.resolve()),
-            vocab_file=str(request.vocabulary.resolve()),
-            vocab_size=network.config.vocab_size,
-            lower_case=lower_case,
+            vocab_size=config.vocab_size,
             sparse_layers=sparse_layers,
-            model_type=network.config.model_type,
-            gelu=self.gelu(network.config),
+            model_type=config.model_type,
+            activation=self.activation(config),
+            task=config.task,
+            labels=list(config.labels),
+            scoring=config.scoring,
+            template=list(template),
             request=request.to_dict(),
+            tokenizer=tokenizer.to_json(),
         )
 
-    def find_ranges(
-        self,
-        request: BuildRequest,
-        weights: BertWeights,
-        config: BertConfig,
-        sites: Sites,
-        tokenizer: tokenization.Tokenizer,
-        progress: Progress,
-    ) -> Mapping[str, float]:
+    def find_ranges(self, request: BuildRequest, model: calibration.Model, progress: Progress) -> Mapping[str, float]:
         """The activation ranges for int8: the checkpoint's, or else those that calibration finds or has found.
 
         Raises:
-            InputError: the checkpoint lacks some ranges, or has none and the engine cannot be calibrated.
+            InputError: the checkpoint lacks some ranges, or has none and there is no text to find them with.
         """
-        if weights.ranges or request.calibration is None:
-            return ranges.from_checkpoint(weights.ranges, sites)
-        found = calibration.find(request.calibration, weights, config, sites, tokenizer, request.longest, progress)
-        return self.calibrated(found, sites)
+        if model.weights.ranges:
+            return ranges.from_checkpoint(model.weights.ranges, model.sites)
+        found = calibration.find(request.calibration, model, request.longest, progress)
+        return self.calibrated(found, model.sites)
 
     def calibrated(self, found: Mapping[str, float], sites: Sites) -> Mapping[str, float]:
         """Those of the ranges that calibration found with which a network is rounded that was not trained for it."""

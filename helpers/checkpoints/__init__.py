@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from helpers.checkpoints import megatron, onnx, pytorch, tensorflow
+from helpers.checkpoints.folder import find_file
 from helpers.config import BertConfig
 from helpers.weights import BertWeights
 
@@ -18,4 +19,4 @@ def load(source: str, path: Path, config: BertConfig) -> BertWeights:
 
 def folder_of(source: str, path: Path) -> Path | None:
     """The folder that has a checkpoint's configuration too, where the format keeps them together."""
-    return pytorch.find_file(path).parent if source == "pytorch" else None
+    return find_file(path).parent if source == "pytorch" else None

@@ -11,11 +11,13 @@ import numpy as np
 from helpers.checkpoints.assembly import assemble
 from helpers.config import BertConfig
 from helpers.errors import InputError
-from helpers.weights import BertWeights, tensor_shapes
+from helpers.weights import BertWeights
 
 
 def file_name(name: str) -> str:
     """The TensorFlow name of a tensor, given its Hugging Face name."""
+    if name.startswith("classifier."):
+        return {"weight": "output_weights", "bias": "output_bias"}[name.split(".")[1]]
     if name.startswith("qa_outputs."):
         return {"weight": "cls/squad/output_weights", "bias": "cls/squad/output_bias"}[name.split(".")[1]]
     name = re.sub(r"^bert\.encoder\.layer\.(\d+)\.", r"bert/encoder/layer_\1/", name)
@@ -46,7 +48,8 @@ def load(path: Path, config: BertConfig) -> BertWeights:
     try:
         reader = tensorflow.train.load_checkpoint(str(path))
         present = reader.get_variable_to_shape_map()
-        named = {name: read(name) for name in tensor_shapes(config) if file_name(name) in present}
+        wanted = [config.family.tensor_name(name, config) for name in config.family.stored(config)]
+        named = {name: read(name) for name in wanted if file_name(name) in present}
     except (tensorflow.errors.OpError, IndexError, ValueError, RuntimeError) as e:
         raise InputError(f"TensorFlow checkpoint {path} cannot be read: {str(e).splitlines()[0]}") from e
     return assemble(named, config, path, present, lambda name: file_name(name).replace("/kernel", "/kernel (transposed)"))

@@ -8,9 +8,10 @@ from typing import Any
 
 from helpers import backends, checkpoints, engine_file, files
 from helpers.commands import cli
-from helpers.request import BuildRequest
+from helpers.config import TASKS, BertConfig
+from helpers.request import BuildRequest, Calibration
 
-SHARED = ("config_dir", "vocab_file", "fp16", "int8", "sparse", "workspace_mib", "timing_cache", "verbose")
+SHARED = ("config_dir", "vocab_file", "task", "fp16", "int8", "sparse", "workspace_mib", "timing_cache", "verbose")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-pt", "--pytorch", type=Path, help="PyTorch state dict, safetensors file, or Hugging Face folder")
     add("-o", "--output", type=Path, required=True, help="engine file to write; its description goes beside it")
     add("-c", "--config-dir", type=Path, help="folder with bert_config.json or config.json (default: the -pt folder)")
-    add("-v", "--vocab-file", type=Path, help="WordPiece vocabulary (default: vocab.txt in the config folder)")
+    add("-v", "--vocab-file", type=Path, help="tokenizer.json, or a vocabulary (default: in the config folder)")
+    add("--task", choices=tuple(TASKS), default=BuildRequest.task, help="what the engine is for")
     add("-f", "--fp16", action="store_true", help="float16")
     add("-i", "--int8", action="store_true", help="int8")
     add(
@@ -35,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("-sp", "--sparse", action="store_true", help="2:4 structured sparsity")
     add("-tcf", "--timing-cache-file", dest="timing_cache", type=Path, help="TensorRT timing cache, read and written")
+    add("-j", "--squad-json", type=Path, default=Calibration.squad_json, help="int8 calibration text")
+    add("-n", "--calib-num", type=cli.positive, default=Calibration.windows, help="int8 calibration batches")
+    add("-p", "--calib-path", type=Path, help="int8 calibration cache")
     cli.add_backend(parser)
 
 
@@ -49,6 +54,7 @@ def request(parser: cli.Parser, args: argparse.Namespace, **fields: Any) -> Buil
     """
     source = cli.one_of(parser, args, *(name for name in checkpoints.LOADERS if hasattr(args, name)))
     shared = {name: getattr(args, name) for name in SHARED}
+    shared["calibration"] = Calibration(args.squad_json, args.calib_num, args.calib_path)
     return BuildRequest(source=source, checkpoint=getattr(args, source), **shared, **fields)
 
 
@@ -60,6 +66,7 @@ def run(request: BuildRequest, backend: str, output: Path) -> None:
     """
     for path in (output, engine_file.description_path(output), *request.outputs()):
         files.check_writable(path, *request.inputs())
-    built = backends.choose(backend).build(request, cli.Terminal())
+    family = BertConfig.load(request.folder, request.task).family
+    built = backends.choose(backend, family, cli.warn).build(request, cli.Terminal())
     engine_file.save(output, built)
     print(f"Wrote {output} ({len(built.blob) / (1 << 20):.1f} MiB) and {engine_file.description_path(output).name}")

@@ -88,12 +88,12 @@ def request(parser: cli.Parser, args: argparse.Namespace) -> PerfRequest:
     )
 
 
-def random_batch(lengths: Sequence[int], vocab_size: int, seed: int) -> Batch:
-    """Sequences of random tokens of these lengths."""
+def random_batch(lengths: Sequence[int], vocab_size: int, seed: int, segments: int = 2) -> Batch:
+    """Sequences of random tokens of these lengths, in so many segments."""
     generator = np.random.default_rng(seed)
     tokens = int(np.sum(lengths))
     ids = generator.integers(0, vocab_size, tokens, np.int32)
-    return Batch(ids, generator.integers(0, 2, tokens, np.int32), bounds_of(lengths))
+    return Batch(ids, generator.integers(0, segments, tokens, np.int32), bounds_of(lengths))
 
 
 def read_lengths(name: str, sequence_length: int, session: Session, description: Description | None) -> list[int]:
@@ -179,6 +179,7 @@ def run(request: PerfRequest) -> None:
         )
     lengths = read_lengths(request.lengths, longest, session, description) if request.lengths else None
     vocab_size = description.vocab_size if description else session.vocab_size or VOCAB_SIZE
+    segments = 1 + description.template[-1] if description and description.template else 1
     largest = layout.max_batch_size(longest)
     sizes = request.batch_sizes or (largest if lengths else 1,)
     if max(sizes) > largest:
@@ -195,7 +196,7 @@ def run(request: PerfRequest) -> None:
         batches = schedule(seen, layout, size if request.batch_sizes else None) if lengths else [list(range(size))]
 
         def prepare(indexes: Sequence[int], seen: Sequence[int] = seen) -> Callable[[], float]:
-            batch = random_batch([seen[i] for i in indexes], vocab_size, request.random_seed)
+            batch = random_batch([seen[i] for i in indexes], vocab_size, request.random_seed, segments)
             return end_to_end(session, batch) if request.end_to_end else session.timed(batch)
 
         runs = [functools.partial(prepare, indexes) for indexes in batches]

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from helpers.families.base import Family
+from helpers.tokenization import wordpiece
 
-FAMILY = Family("bert")
+FAMILIES = (Family("bert", "Bert", "bert", wordpiece.BERT),)

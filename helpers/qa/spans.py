@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from helpers.qa.windows import Encoded, Options, Window
+from helpers.tasks import scores
 
 
 class Candidate(NamedTuple):
@@ -73,9 +74,7 @@ def collect(
         RuntimeError: logits are not numbers.
     """
     windows = encoded.windows
-    siblings: dict[int, list[int]] = {}
-    for i, window in enumerate(windows):
-        siblings.setdefault(window.question, []).append(i)
+    siblings = encoded.siblings()
     starts_here = {
         i: mask
         for group in siblings.values()
@@ -98,9 +97,9 @@ def collect(
         first = begins + [window.first for window in group]
         of_passages = logits[np.minimum(first[:, None] + places, len(logits) - 1)]
         null_scores = logits[begins].sum(-1, dtype=np.float32)
-        if not (np.isfinite(of_passages[may_end]).all() and np.isfinite(null_scores).all()):
-            raise RuntimeError("the engine's logits are not numbers: float16 overflows in this model, build in float32")
-        spans = best_spans(of_passages, may_start, may_end, options.max_answer_length, options.n_best)
+        scores.check(of_passages[may_end])
+        scores.check(null_scores)
+        spans = best_spans(of_passages, may_start, may_end, options.max_answer_len, options.top_k)
         for row, (i, window) in enumerate(zip(indexes, group)):
             parts = spans.start[row] + window.offset, spans.end[row] + window.offset, spans.score[row]
             found[i] = (*parts, float(null_scores[row]))
@@ -122,21 +121,15 @@ def merge(
     first, past = offsets[start[order], 0].tolist(), offsets[end[order], 1].tolist()
     spans: dict[str, tuple[str, int, int, float]] = {}
     for a, b, total in zip(first, past, score[order].tolist()):
-        if len(spans) == options.n_best:
+        if len(spans) == options.top_k:
             break
         spans.setdefault(text[a:b], (text[a:b], a, b, total))
     ranked, null_score = list(spans.values()), min(part[3] for part in parts)
-    if options.null_threshold is not None:
+    if options.handle_impossible_answer:
         wins = null_score - ranked[0][3] > options.null_threshold
         ranked.insert(0 if wins else len(ranked), ("", 0, 0, null_score))
-    chances = probabilities([span[3] for span in ranked])
+    chances = scores.softmax(np.array([span[3] for span in ranked])).tolist()
     return Answer([Candidate(*span, chance) for span, chance in zip(ranked, chances)], null_score)
-
-
-def probabilities(scores: Sequence[float]) -> list[float]:
-    """Softmax over candidates' scores."""
-    raised = np.exp(np.asarray(scores, np.float64) - max(scores))
-    return list((raised / raised.sum()).tolist())
 
 
 def best_context(windows: Sequence[Window]) -> list[np.ndarray]:

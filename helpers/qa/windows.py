@@ -5,37 +5,56 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from helpers.errors import InputError
-from helpers.families.base import Template
 from helpers.layouts import Batch, bounds_of
-from helpers.tokenization import Tokenizer, Tokens
+from helpers.tokenization import Template, Tokenizer, Tokens
 
 
 @dataclass(frozen=True)
 class Options:
-    """How questions are asked; lengths count tokens. Defaults are those of BERT's own treatment of SQuAD.
+    """How texts are read and questions asked; lengths count tokens. Defaults are those of BERT's own treatment of SQuAD.
 
     Args:
         sequence_length: of the longest window; None for the engine's.
-        n_best: candidates that are kept of each question.
-        null_threshold: how much better "the passage has no answer" must score than the best candidate to be the answer
-            (SQuAD 2.0); None where every passage holds an answer.
+        doc_stride: from the start of one window to that of the next.
+        top_k: candidates that are kept of each question.
+        handle_impossible_answer: whether a passage may hold no answer (SQuAD 2.0).
+        null_threshold: how much better that must score than the best candidate to be the answer.
+
+    Raises:
+        InputError: a length or a number of candidates is none.
     """
 
     sequence_length: int | None = None
     doc_stride: int = 128
-    max_query_length: int = 64
-    max_answer_length: int = 30
-    n_best: int = 20
-    null_threshold: float | None = None
+    max_question_len: int = 64
+    max_answer_len: int = 30
+    top_k: int = 20
+    handle_impossible_answer: bool = False
+    null_threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("doc_stride", "max_question_len", "max_answer_len", "top_k"):
+            check_count(name, getattr(self, name))
+        if self.sequence_length is not None:
+            check_count("sequence_length", self.sequence_length)
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises InputError where a value is no whole number from 1."""
+    if not (isinstance(value, (int, np.integer)) and value > 0):
+        raise InputError(f"{name} must be a whole number from 1, not {value!r:.60}")
 
 
 class Window(NamedTuple):
-    """Special tokens, the question, special tokens, a part of the passage, special tokens. All but `question` count tokens."""
+    """Special tokens, the question, special tokens, a part of the passage, special tokens. All but `question` count tokens.
+
+    For a text alone see tasks.windows.
+    """
 
     question: int  # index of the question
     offset: int  # of the passage's first token that the window shows
@@ -55,6 +74,13 @@ class Encoded:
     windows: list[Window]
     template: Template
     tokenizer: Tokenizer
+
+    def siblings(self) -> dict[int, list[int]]:
+        """Question → the indexes of its windows."""
+        found: dict[int, list[int]] = {}
+        for i, window in enumerate(self.windows):
+            found.setdefault(window.question, []).append(i)
+        return found
 
     def batch(self, windows: Sequence[Window]) -> Batch:
         """Lays windows out end to end."""
@@ -81,7 +107,7 @@ def encode(
     template: Template,
     options: Options,
 ) -> Encoded:
-    """Tokenizes and windows questions; each question keeps its first `max_query_length` tokens.
+    """Tokenizes and windows questions; each question keeps its first `max_question_len` tokens.
 
     Args:
         options: with the sequence length.
@@ -90,14 +116,10 @@ def encode(
         InputError: a passage or question without a token, or a question that leaves the passage no room.
     """
     assert options.sequence_length
-    for kind, texts in (("passage", passages), ("question", questions)):
-        for i, text in enumerate(texts):
-            try:
-                text.encode()
-            except UnicodeEncodeError as e:
-                raise InputError(f"{kind} {i + 1} is not valid Unicode, it has half a surrogate pair: {text!r:.60}") from e
+    check_unicode("passage", passages)
+    check_unicode("question", questions)
     passage_tokens, question_tokens = tokenizer(passages), tokenizer(questions)
-    question_tokens = [tokens._replace(ids=tokens.ids[: options.max_query_length]) for tokens in question_tokens]
+    question_tokens = [tokens._replace(ids=tokens.ids[: options.max_question_len]) for tokens in question_tokens]
     windows: list[Window] = []
     for i, tokens in enumerate(question_tokens):
         if not len(tokens.ids):
@@ -110,10 +132,19 @@ def encode(
             raise InputError(
                 f"question {i + 1} has {len(tokens.ids)} tokens, which with {special} separators leaves no room for the "
                 f"passage in a window of {options.sequence_length}",
-                "shorten it, lower {max_query_length} or raise {sequence_length}",
+                "shorten it, lower {max_question_len} or raise {sequence_length}",
             )
         windows += make_windows(i, len(tokens.ids), passage, template, options.sequence_length, options.doc_stride)
     return Encoded(passages, passage_tokens, question_tokens, passage_of, windows, template, tokenizer)
+
+
+def check_unicode(kind: str, texts: Sequence[str]) -> None:
+    """Raises InputError where a text is one that no file can hold."""
+    for i, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as e:
+            raise InputError(f"{kind} {i + 1} is not valid Unicode, it has half a surrogate pair: {text!r:.60}") from e
 
 
 def make_windows(

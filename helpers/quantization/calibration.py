@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from helpers.qa.windows import Options, encode
 from helpers.quantization.ranges import quantizers
 from helpers.request import Calibration
 from helpers.sites import ADDED, Part, Site, Sites
-from helpers.tokenization import Tokenizer
+from helpers.tokenization import Template, Tokenizer
 from helpers.weights import BertWeights
 
 # A range is the mean over windows of a tensor's largest absolute value in each; docs/benchmarks.md has what else was
@@ -35,15 +35,17 @@ CUT_QUANTILE = 0.99999
 CUT = ADDED | {Part.ACTIVATION}
 
 
-def find(
-    wanted: Calibration,
-    weights: BertWeights,
-    config: BertConfig,
-    sites: Sites,
-    tokenizer: Tokenizer,
-    sequence_length: int,
-    progress: Progress,
-) -> dict[str, float]:
+class Model(NamedTuple):
+    """What is calibrated, and how it reads text."""
+
+    config: BertConfig
+    weights: BertWeights
+    sites: Sites
+    tokenizer: Tokenizer
+    template: Template
+
+
+def find(wanted: Calibration, model: Model, sequence_length: int, progress: Progress) -> dict[str, float]:
     """The range of each tensor that int8 needs, by its site's name: found before and kept, or found now and kept.
 
     Raises:
@@ -54,7 +56,8 @@ def find(
             f"int8 needs text to calibrate with, but {wanted.squad_json} does not exist",
             "name a SQuAD file with {squad_json}, or take a checkpoint with activation ranges",
         )
-    batches = windows(wanted, config, tokenizer, sequence_length)
+    config, weights, sites, *_ = model
+    batches = windows(wanted, model, sequence_length)
     computed_for = stamp(weights, config, batches)
     if wanted.cache:
         cached = read_cache(wanted.cache, computed_for, sites, progress.warn)
@@ -66,11 +69,11 @@ def find(
     return found
 
 
-def windows(wanted: Calibration, config: BertConfig, tokenizer: Tokenizer, sequence_length: int) -> list[Batch]:
+def windows(wanted: Calibration, model: Model, sequence_length: int) -> list[Batch]:
     """Windows of one sequence each, spread evenly over a SQuAD file. Raises InputError where it has fewer."""
     passages, questions = squad.read(wanted.squad_json)
     texts, passage_of = [q.text for q in questions], [q.passage for q in questions]
-    encoded = encode(passages, texts, passage_of, tokenizer, config.family.template, Options(sequence_length))
+    encoded = encode(passages, texts, passage_of, model.tokenizer, model.template, Options(sequence_length))
     count, total = wanted.windows, len(encoded.windows)
     if total < count:
         raise InputError(f"SQuAD file {wanted.squad_json} has {total} windows, fewer than {count}", "lower {calib_num}")

@@ -10,7 +10,6 @@ from typing import Any, Callable
 import numpy as np
 
 from helpers.backends.base import Backend, Compiled, Device, Network, Session
-from helpers.bert import bert_qa
 from helpers.config import BertConfig
 from helpers.engine_file import Description
 from helpers.layouts import Batch
@@ -34,7 +33,7 @@ class OnnxRuntime(Backend):
         """It is among the project's requirements."""
 
     def device(self) -> Device:
-        from helpers.backends.onnxruntime.graph import OPSET
+        from helpers.backends.onnxruntime.model import OPSET
 
         return Device(f"opset {OPSET}")
 
@@ -54,10 +53,10 @@ class OnnxRuntime(Backend):
         return ranges.of_projections(found, sites)  # only what pays
 
     def compile(self, network: Network, request: BuildRequest, progress: Progress) -> Compiled:
-        from helpers.backends.onnxruntime.graph import OnnxGraph, PackedOnnxGraph, PaddedOnnxGraph
+        from helpers.backends.onnxruntime.graph import PackedOnnxGraph, PaddedOnnxGraph
 
-        graph: OnnxGraph[Any] = (PackedOnnxGraph if request.packed else PaddedOnnxGraph)(network)
-        bert_qa(graph, network.weights, network.sites)
+        graph = (PackedOnnxGraph if request.packed else PaddedOnnxGraph)(network)
+        network.add_to(graph)
         return Compiled(graph.model({"profiles": json.dumps(request.profiles), "vocab_size": str(network.config.vocab_size)}))
 
     def open(self, engine: Path, description: Description | None, runtime: str | None = None, **options: Any) -> Session:

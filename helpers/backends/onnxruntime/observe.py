@@ -9,7 +9,6 @@ import onnxruntime
 
 from helpers.backends.base import Network
 from helpers.backends.onnxruntime.graph import PaddedOnnxGraph
-from helpers.bert import bert_qa
 from helpers.layouts import Batch, Padded, Profile
 from helpers.sites import Site
 
@@ -17,11 +16,11 @@ from helpers.sites import Site
 def observe(network: Network, seen: Sequence[Site], batches: Iterable[Batch]) -> Iterator[list[np.ndarray]]:
     """Yields the value of each site in `seen` for each batch: [B, N, S, S] for probabilities, else [B, S, channels]."""
     graph = PaddedOnnxGraph(network)
-    bert_qa(graph, network.weights, network.sites)
+    network.add_to(graph)
     graph.expose(seen)
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph.model({}), settings, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(bytes(graph.model({})), settings, providers=["CPUExecutionProvider"])
     layout = Padded([Profile(1, network.config.max_position_embeddings)], any_length=True)
     for batch in batches:
         yield session.run([site.name for site in seen], layout.feed(batch))

@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 import onnxruntime
@@ -46,9 +46,14 @@ class OnnxRuntimeSession(Session):
             profiles = [Profile(*profile) for profile in json.loads(metadata["profiles"])]
             self.vocab_size = int(metadata["vocab_size"]) if "vocab_size" in metadata else None
             packed = is_packed([entry.name for entry in self._session.get_inputs()])
-            self.layout: Layout = (
-                Packed(profiles, BEST_TOKENS) if packed else Padded(profiles, any_length=True, best_tokens=BEST_TOKENS)
-            )
+            shape = self._session.get_outputs()[0].shape
+            pooled = shape[0] == "batch" and len(shape) == 2
+            shared: dict[str, Any] = {
+                "best_tokens": BEST_TOKENS,
+                "width": shape[0 if packed and not pooled else -1],
+                "pooled": pooled,
+            }
+            self.layout: Layout = Packed(profiles, **shared) if packed else Padded(profiles, any_length=True, **shared)
         except Exception as e:  # onnxruntime's own exceptions share no base but Exception
             raise InputError(f"{path} is not a whole ONNX engine of this project, build it again: {str(e)[:200]}") from e
         self.device = platform.processor() or platform.machine()

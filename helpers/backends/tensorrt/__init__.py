@@ -9,6 +9,7 @@ from helpers.backends.base import Backend, Compiled, Device, Network, Session
 from helpers.config import BertConfig
 from helpers.engine_file import Description
 from helpers.errors import InputError
+from helpers.families.base import Family
 from helpers.precision import Precision, choose
 from helpers.progress import Progress
 from helpers.request import BuildRequest
@@ -45,12 +46,17 @@ class TensorRT(Backend):
             output_in_base=request.output_gemm,
         )
 
-    def gelu(self, config: BertConfig) -> str:
-        return "tanh"  # the form that TensorRT fuses into the projection before it
+    def activation(self, config: BertConfig) -> str:
+        return "tanh" if config.activation == "erf" else config.activation  # which TensorRT fuses into the projection before it
+
+    def runs(self, family: Family) -> bool:
+        return not family.beyond
 
     def check(self, request: BuildRequest, config: BertConfig, warn: Callable[[str], None]) -> None:
         from helpers.backends.tensorrt.plugins import nvidia
 
+        if config.family.beyond:
+            raise InputError(f"NVIDIA's plugins have no {config.family.beyond} ({config.model_type})", "use {backend}")
         nvidia.check(request, self.precision(request), config, self.device(), warn)
 
     def check_weights(self, weights: BertWeights, config: BertConfig, warn: Callable[[str], None]) -> None:

@@ -9,7 +9,6 @@ from typing import Any, Callable, NoReturn
 from helpers.backends.base import Compiled, Network
 from helpers.backends.tensorrt import runtime
 from helpers.backends.tensorrt.network import InterleavedGraph, PackedGraph, PaddedGraph
-from helpers.bert import bert_qa
 from helpers.errors import InputError
 from helpers.files import write_bytes
 from helpers.layouts import Padded, Profile
@@ -39,7 +38,7 @@ def compile_network(network: Network, request: BuildRequest, progress: Progress)
     definition = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
     kind = InterleavedGraph if request.interleaved else PackedGraph if request.packed else PaddedGraph
     graph = kind(definition, network)
-    bert_qa(graph, network.weights, network.sites)
+    network.add_to(graph)
 
     settings = builder.create_builder_config()
     runtime.set_optimization_level(settings, OPTIMIZATION_LEVEL)

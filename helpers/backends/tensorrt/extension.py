@@ -14,9 +14,9 @@ import numpy as np
 
 from helpers.backends.base import Session
 from helpers.backends.tensorrt import runtime
-from helpers.backends.tensorrt.pycuda import CLOSE, packed_layout
+from helpers.backends.tensorrt.pycuda import CLOSE, layout_of
 from helpers.errors import InputError
-from helpers.layouts import Batch, Layout, Padded, Profile
+from helpers.layouts import Batch, Profile
 
 BUILD = Path(__file__).resolve().parents[3] / "build"  # where CMakeLists.txt is told to build
 
@@ -57,7 +57,7 @@ class ExtensionSession(Session):
             raise InputError(str(e), CLOSE) from e
         self.version, self.device = self._engine.version, self._engine.device
         profiles = [Profile(*profile) for profile in self._engine.profiles]
-        self.layout: Layout = packed_layout(profiles) if self._engine.packed else Padded(profiles, any_length=False)
+        self.layout = layout_of(self._engine.packed, profiles, self._engine.width, self._engine.pooled)
 
     def _arrays(self, batch: Batch) -> dict[str, np.ndarray]:
         self.layout.profile(batch)  # refuses what the engine was not built for

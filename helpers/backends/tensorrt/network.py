@@ -23,6 +23,10 @@ TYPE_IDS = {FLOAT32: 0, FLOAT16: 1, INT8: 2}  # in the plugins' fields
 READERS = {Part.QKV: Part.ATTENTION, Part.ATTENTION_OUTPUT: Part.ATTENTION_NORM, Part.OUTPUT: Part.OUTPUT_NORM}
 
 
+SIMPLE = {"relu": "RELU", "hyperbolic": "TANH"}  # activations that are one layer
+STEEPNESS = {"silu": 1.0, "quick_gelu": 1.702}  # of x · sigmoid(steepness · x)
+
+
 class Sequences(NamedTuple):
     """What the attention plugin reads besides its input: the mask in the embedding plugin's form, and the bounds if packed."""
 
@@ -88,11 +92,14 @@ class TensorRTGraph(Graph[Any, Sequences]):
 
     def _embed(self, weights: Embeddings, version: str, inputs: Sequence[Any], fields: dict[str, int], name: str) -> Any:
         """The embedding plugin; its second output is the mask in the form that the attention plugin reads."""
+        width = weights.word.shape[1]
+        segments = np.zeros((0, width), np.float32) if weights.token_type is None else weights.token_type
+        segments = np.pad(segments, ((0, max(0, 2 - len(segments))), (0, 0)))  # the plugin reads two, whatever a family has
         all_fields: dict[str, Any] = {
             "bert_embeddings_layernorm_beta": weights.norm.beta,
             "bert_embeddings_layernorm_gamma": weights.norm.gamma,
             "bert_embeddings_word_embeddings": weights.word,
-            "bert_embeddings_token_type_embeddings": weights.token_type,
+            "bert_embeddings_token_type_embeddings": segments,
             "bert_embeddings_position_embeddings": weights.position,
             "output_fp16": int(self.precision.base == FLOAT16),
             **fields,
@@ -143,12 +150,12 @@ class TensorRTGraph(Graph[Any, Sequences]):
     def _norm_fields(self, width: int) -> dict[str, int]:
         return {"ld": width, "type_id": TYPE_IDS[self._format(Part.OUTPUT_NORM)]}
 
-    def activation(self, x: Any, site: Site) -> Any:
-        """x/2 · (1 + tanh(sqrt(2/π) · (x + 0.044715 x³))), a chain that TensorRT fuses into the projection before it.
+    def activation(self, x: Any, form: str, site: Site) -> Any:
+        """Of GELU x/2 · (1 + tanh(sqrt(2/π) · (x + 0.044715 x³))), a chain that TensorRT fuses into the projection before it.
 
         Under int8 the chain keeps float32, of which only the fused result is rounded.
         """
-        op = self.trt.ElementWiseOperation
+        op, kinds = self.trt.ElementWiseOperation, self.trt.ActivationType
 
         def precise(layer: Any) -> Any:
             if self.precision.eight_bit:
@@ -161,18 +168,30 @@ class TensorRTGraph(Graph[Any, Sequences]):
         def elementwise(a: Any, b: Any, operation: Any) -> Any:
             return precise(self.network.add_elementwise(a, b, operation))
 
-        cubed = elementwise(x, constant(3.0), op.POW)
-        inner = elementwise(x, elementwise(cubed, constant(0.044715), op.PROD), op.SUM)
-        scaled = elementwise(inner, constant(math.sqrt(2 / math.pi)), op.PROD)
-        tanh = precise(self.network.add_activation(scaled, self.trt.ActivationType.TANH))
-        gate = elementwise(elementwise(tanh, constant(1.0), op.SUM), constant(0.5), op.PROD)
-        layer = self.network.add_elementwise(x, gate, op.PROD)
+        if form in SIMPLE:
+            layer = self.network.add_activation(x, getattr(kinds, SIMPLE[form]))
+        else:
+            if form in STEEPNESS:
+                steep = elementwise(x, constant(STEEPNESS[form]), op.PROD)
+                gate = precise(self.network.add_activation(steep, kinds.SIGMOID))
+            else:
+                cubed = elementwise(x, constant(3.0), op.POW)
+                inner = elementwise(x, elementwise(cubed, constant(0.044715), op.PROD), op.SUM)
+                scaled = elementwise(inner, constant(math.sqrt(2 / math.pi)), op.PROD)
+                tanh = precise(self.network.add_activation(scaled, kinds.TANH))
+                gate = elementwise(elementwise(tanh, constant(1.0), op.SUM), constant(0.5), op.PROD)
+            layer = self.network.add_elementwise(x, gate, op.PROD)
         layer.name = site.name
         # Where the next projection of an int8 network is not in int8, it reads what no int8 kernel with GELU writes: the
         # type stays open.
         if not self.precision.eight_bit or self._format(site.part) == INT8:
             layer.set_output_type(0, self.dtypes[self._format(site.part)])
         return self._given(precise(layer), site)
+
+    def _gathered(self, x: Any, indexes: Any, axis: int, site: Site) -> Any:
+        layer = self.network.add_gather(x, indexes, axis)
+        layer.name = f"{site.name}.first"
+        return layer.get_output(0)
 
     def _output(self, x: Any, order: tuple[int, ...]) -> None:
         output = self._transposed(x, order, "logits", self.dtypes[self.precision.base])
@@ -198,7 +217,11 @@ class PaddedGraph(TensorRTGraph):
     def attention(self, qkv: Any, sequences: Sequences, site: Site) -> Any:
         return self._attend("1", qkv, sequences, {}, site)
 
-    def logits(self, x: Any) -> None:
+    def first(self, x: Any, sequences: Sequences, site: Site) -> Any:
+        index = self.network.add_constant((1,), self._weights(np.zeros(1), np.int32)).get_output(0)
+        return self._gathered(x, index, 0, site)
+
+    def outputs(self, x: Any, width: int, pooled: bool) -> None:
         self._output(x, (1, 0, 2, 3, 4))
 
 
@@ -206,6 +229,7 @@ class PackedGraph(TensorRTGraph):
     """Tensors are [T, channels, 1, 1]; the sequences of a batch lie end to end. Not in float32."""
 
     skip_layer_norm_version = "2"
+    token_axis = 0
 
     def embeddings(self, weights: Embeddings, site: Site) -> tuple[Any, Any, Sequences]:
         layer, sequences = self._embed_packed(weights, "2", site.name)
@@ -220,8 +244,19 @@ class PackedGraph(TensorRTGraph):
     def attention(self, qkv: Any, sequences: Sequences, site: Site) -> Any:
         return self._attend("2", qkv, sequences, {"var_seqlen": 1}, site)
 
-    def logits(self, x: Any) -> None:
-        self._output(x, (1, 0, 2, 3))
+    def first(self, x: Any, sequences: Sequences, site: Site) -> Any:
+        """The tokens at cu_seqlens, but for its last entry."""
+        bounds, one = sequences.bounds[0], self._weights(np.ones(1), np.int32)
+        entries = self.network.add_shape(bounds).get_output(0)
+        size = self.network.add_elementwise(
+            entries, self.network.add_constant((1,), one).get_output(0), self.trt.ElementWiseOperation.SUB
+        ).get_output(0)
+        starts = self.network.add_slice(bounds, (0,), (1,), (1,))
+        starts.set_input(2, size)
+        return self._gathered(x, starts.get_output(0), self.token_axis, site)
+
+    def outputs(self, x: Any, width: int, pooled: bool) -> None:
+        self._output(x, (0, 1, 2, 3) if pooled else (1, 0, 2, 3))
 
 
 class InterleavedGraph(PackedGraph):
@@ -233,6 +268,7 @@ class InterleavedGraph(PackedGraph):
     qkv_by_head = False
     channels_first = True
     skip_layer_norm_version = "3"
+    token_axis = 2
 
     def embeddings(self, weights: Embeddings, site: Site) -> tuple[Any, Any, Sequences]:
         layer, sequences = self._embed_packed(weights, "3" if site.residual else "2", f"{site.name}.by_token")
@@ -251,5 +287,5 @@ class InterleavedGraph(PackedGraph):
     def _norm_fields(self, width: int) -> dict[str, int]:
         return {}  # its type and layout are fixed
 
-    def logits(self, x: Any) -> None:
-        self._output(x, (1, 2, 0, 3))
+    def outputs(self, x: Any, width: int, pooled: bool) -> None:
+        self._output(x, (2, 1, 0, 3) if pooled else (1, 2, 0, 3))

@@ -84,7 +84,7 @@ class PyCudaSession(Session):
         self._enqueue()
         slot.computed.record(self._compute)
         self._download.wait_for_event(slot.computed)
-        size = 2 * feed["input_ids"].size
+        size = math.prod(self._context.get_tensor_shape("logits"))
         self.cuda.memcpy_dtoh_async(slot.host["logits"][:size], slot.device["logits"], self._download)
         slot.downloaded.record(self._download)
         return size
@@ -123,21 +123,30 @@ def read_profiles(engine: Any) -> tuple[Layout, dict[str, int]]:
     """An engine's layout, and the most elements that each of its tensors has in any profile."""
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     inputs = [name for name in names if name != "logits"]
+    packed = is_packed(inputs)
     shapes = [
         {name: tuple(engine.get_tensor_profile_shape(name, i)[2]) for name in inputs}
         for i in range(engine.num_optimization_profiles)
     ]
+    lengths = [shape["max_seqlen" if packed else "input_mask"][-1] for shape in shapes]
+    profiles = [Profile(math.prod(shape["input_ids"]) // length, length) for shape, length in zip(shapes, lengths)]
+    width, pooled = rows_of(tuple(engine.get_tensor_shape("logits")), packed)
     largest = {name: max(math.prod(shape[name]) for shape in shapes) for name in inputs}
-    largest["logits"] = 2 * largest["input_ids"]
-    if not is_packed(inputs):
-        return Padded([Profile(*shape["input_ids"]) for shape in shapes], any_length=False), largest
-    lengths = [(shape["input_ids"][0], shape["max_seqlen"][0]) for shape in shapes]
-    return packed_layout([Profile(tokens // length, length) for tokens, length in lengths]), largest
+    sequences = largest["cu_seqlens"] - 1 if packed else max(profile.batch_size for profile in profiles)
+    largest["logits"] = width * (sequences if pooled else largest["input_ids"])
+    return layout_of(packed, profiles, width, pooled), largest
 
 
-def packed_layout(profiles: Sequence[Profile]) -> Layout:
-    """The layout of a packed engine, whose attention kernels go by length class."""
-    return Packed(profiles, length_classes=nvidia.LENGTH_CLASSES)
+def rows_of(output: Sequence[int], packed: bool) -> tuple[int, bool]:
+    """The width of an output's rows, and whether they are pooled. Axes that vary are -1: T or B, and S between profiles."""
+    return (max(output[:2]), output[1] != -1) if packed else (output[2], output[1] == 1)
+
+
+def layout_of(packed: bool, profiles: Sequence[Profile], width: int, pooled: bool) -> Layout:
+    """The layout of an engine; attention kernels of a packed one go by length class."""
+    if packed:
+        return Packed(profiles, length_classes=nvidia.LENGTH_CLASSES, width=width, pooled=pooled)
+    return Padded(profiles, any_length=False, width=width, pooled=pooled)
 
 
 class _Slot:

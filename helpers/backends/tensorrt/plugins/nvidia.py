@@ -51,7 +51,11 @@ def epsilon_effect(weights: BertWeights, epsilon: float) -> float:
     a residual.
     """
     embeddings = weights.embeddings
-    sums = embeddings.word + embeddings.position[len(embeddings.position) // 2] + embeddings.token_type[0]
+    sums = embeddings.word
+    if embeddings.position is not None:
+        sums = sums + embeddings.position[len(embeddings.position) // 2]
+    if embeddings.token_type is not None:
+        sums = sums + embeddings.token_type[0]
     norms = [embeddings.norm, *(norm for layer in weights.layers for norm in (layer.attention_norm, layer.output_norm))]
     least = min(float(np.percentile(sums.var(1), 1)), *(float((norm.gamma**2).mean()) for norm in norms[:-1]))
     return math.sqrt(1 + epsilon / least) - 1 if least else math.inf

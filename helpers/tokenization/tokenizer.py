@@ -1,0 +1,118 @@
+"""A tokenizer, and how a window is made of its tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+from tokenizers import Tokenizer as Pipeline
+from tokenizers.pre_tokenizers import BertPreTokenizer
+
+from helpers.errors import InputError
+
+
+class Tokens(NamedTuple):
+    """A text's tokens: ids [n], and [n, 2] offsets of each token's first and past-last character in the text; int32."""
+
+    ids: np.ndarray
+    offsets: np.ndarray
+
+
+class Template(NamedTuple):
+    """A window: `before`, the first text, `between`, the second one, `after`; special tokens go by name.
+
+    `passage_segment` is the segment id of the second text and of what comes after it; all before it has 0.
+    """
+
+    before: tuple[str, ...] = ("[CLS]",)
+    between: tuple[str, ...] = ("[SEP]",)
+    after: tuple[str, ...] = ("[SEP]",)
+    passage_segment: int = 1
+
+
+class Tokenizer:
+    """Turns texts into tokens.
+
+    Args:
+        pipeline: of the `tokenizers` library.
+        control: the special tokens that windows are made of; spelled out in a text, they are text.
+    """
+
+    def __init__(self, pipeline: Pipeline, control: Collection[str]) -> None:
+        pipeline.no_truncation()
+        pipeline.no_padding()
+        pipeline.encode_special_tokens = True
+        self._pipeline, self.control = pipeline, tuple(sorted(control))
+        self._spaced = not isinstance(pipeline.pre_tokenizer, BertPreTokenizer)  # whether tokens may begin with a space
+
+    def ids(self, tokens: Sequence[str]) -> list[int]:
+        """The ids of special tokens, by name."""
+        found = [self._pipeline.token_to_id(token) for token in tokens]
+        assert None not in found, tokens
+        return found  # type: ignore[return-value]
+
+    @property
+    def size(self) -> int:
+        """The highest id, and one."""
+        return max(self._pipeline.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def __call__(self, texts: Sequence[str]) -> list[Tokens]:
+        """Tokenizes texts in parallel, without adding special tokens."""
+        encoded = self._pipeline.encode_batch(list(texts), add_special_tokens=False)
+        found = [
+            Tokens(np.array(each.ids, dtype=np.int32), np.array(each.offsets, dtype=np.int32).reshape(-1, 2)) for each in encoded
+        ]
+        if self._spaced:
+            found = [tokens._replace(offsets=trimmed(text, tokens.offsets)) for text, tokens in zip(texts, found)]
+        return found
+
+    def to_json(self) -> str:
+        """All of it."""
+        return json.dumps({"control": self.control, "pipeline": self._pipeline.to_str()}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Tokenizer:
+        """The inverse of `to_json`. Raises InputError where `text` is something else."""
+        try:
+            values = json.loads(text)
+            pipeline, control = values["pipeline"], [str(token) for token in values["control"]]
+        except (ValueError, TypeError, KeyError) as e:
+            raise InputError(f"this is no tokenizer that a builder wrote ({type(e).__name__}: {e})", "build the engine again") from e
+        with reading("the engine's tokenizer"):
+            return cls(Pipeline.from_str(pipeline), control)
+
+
+def trimmed(text: str, offsets: np.ndarray) -> np.ndarray:
+    """Offsets [n, 2] without the spaces that tokens begin or end with; those of spaces alone stay.
+
+    A piece of byte-level BPE or SentencePiece has the space before a word in it, and an answer is cut out by offsets.
+    """
+    solid = np.array([not character.isspace() for character in text], bool)
+    if solid.all() or not len(offsets):
+        return offsets
+    places = np.arange(len(text))
+    first = np.minimum.accumulate(np.where(solid, places, len(text))[::-1])[::-1]  # solid character from each on
+    last = np.maximum.accumulate(np.where(solid, places, -1))  # and up to each
+    begin, end = offsets.T
+    inside = begin < end
+    begin_at, end_at = np.where(inside, begin, 0), np.where(inside, end - 1, 0)
+    fits = inside & (first[begin_at] <= last[end_at])
+    return np.stack([np.where(fits, first[begin_at], begin), np.where(fits, last[end_at] + 1, end)], 1).astype(np.int32)
+
+
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Turns what the library makes of a damaged file into an InputError: exceptions, and panics, which are none of Python's."""
+    try:
+        yield
+    except InputError:
+        raise
+    except BaseException as e:
+        if isinstance(e, (KeyboardInterrupt, SystemExit, MemoryError)):
+            raise
+        raise InputError(f"{source} cannot be used as a tokenizer: {' '.join(str(e).split())[:200]}") from e
+
+
