@@ -35,7 +35,7 @@ def assemble(
     """
     family = config.family
     named = with_prefix(named, family.prefix)
-    check_depth(present, config, str(path), spelled)
+    check_depth([*present, *named], config, str(path), spelled)
     arrays = {name: named[own] for name in family.stored(config) if (own := family.tensor_name(name, config)) in named}
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which check_tensors reports
         floats = {name: np.asarray(array, np.float32, order="C") for name, array in arrays.items()}

@@ -1,4 +1,4 @@
-"""What the inference scripts share: from command line to answers on the screen or in a predictions file."""
+"""What the inference scripts share: from command line to answers on the screen or in a file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from helpers import engine_file, files
-from helpers.commands import cli
+from helpers.commands import cli, texts
+from helpers.config import FEATURE_EXTRACTION, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION
 from helpers.errors import InputError
 from helpers.qa import squad
 from helpers.qa.spans import Answer, collect
 from helpers.qa.windows import Options
 from helpers.reader import Reader
+from helpers.tasks.features import POOLINGS
 
 RULE = "-" * 24
 
@@ -30,9 +32,12 @@ class AskRequest:
     Args:
         runtime: how the backend runs the engine, and options of that.
         passage: None where a SQuAD file brings its own.
+        passage_file: where it comes from, if from a file.
         question: None to ask at a prompt.
+        question_file: where it comes from, if from a file.
         squad_json: a file all of whose questions are answered.
-        predictions: the file that its answers go to.
+        output: the file that answers, or results of texts, go to; None for predictions.json, or for the screen.
+        pooling: one of features.POOLINGS; None for the first.
         batch_size: the most windows a batch; None for the engine's largest.
     """
 
@@ -43,31 +48,44 @@ class AskRequest:
     runtime_options: Mapping[str, Any] = field(default_factory=dict)
     vocab_file: Path | None = None
     passage: str | None = None
+    passage_file: Path | None = None
     question: str | None = None
+    question_file: Path | None = None
     squad_json: Path | None = None
-    predictions: Path = Path("predictions.json")
+    output: Path | None = None
+    pooling: str | None = None
     batch_size: int | None = None
+
+    @property
+    def predictions(self) -> Path:
+        return self.output or Path("predictions.json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that all inference scripts have."""
     cli.add_engine(parser)
     add = parser.add_argument
-    add("-p", "--passage", nargs="*", help="passage words")
-    add("-pf", "--passage-file", type=Path, help="file with the passage")
+    add("-p", "--passage", nargs="*", help="passage words; of an engine for another task, the text")
+    add("-pf", "--passage-file", type=Path, help="file with the passage; of an engine for another task, with a text a line")
     add("-q", "--question", nargs="*", help="question words; without a question, ask at a prompt until exit or quit")
     add("-qf", "--question-file", type=Path, help="file with the question")
     add("-sq", "--squad-json", type=Path, help="answer every question of a SQuAD file instead")
-    add("-o", "--output-prediction-file", type=Path, default=AskRequest.predictions, help="id → answer; n-best beside it")
-    add("-v", "--vocab-file", type=Path, help="WordPiece vocabulary (default: the one the engine was built with)")
+    add(
+        "-o",
+        "--output-prediction-file",
+        type=Path,
+        help="id → answer, n-best beside it (default: predictions.json); of an engine for another task, a JSON object a text",
+    )
+    add("-v", "--vocab-file", type=Path, help="tokenizer.json, or a vocabulary (default: what the engine was built with)")
     add("-s", "--sequence-length", type=cli.positive, help="longest window, in tokens (default: the engine's)")
-    add("-b", "--batch-size", type=cli.positive, help="windows a batch when scoring SQuAD (default: the engine's largest)")
+    add("-b", "--batch-size", type=cli.positive, help="windows a batch of SQuAD or of texts (default: the engine's largest)")
     add("-d", "--doc-stride", type=cli.positive, default=Options.doc_stride, help="tokens between window starts")
-    add("--max-query-length", type=cli.positive, default=Options.max_query_length, help="tokens kept of a question")
-    add("--max-answer-length", type=cli.positive, default=Options.max_answer_length, help="tokens of the longest answer")
-    add("--n-best-size", type=cli.positive, default=Options.n_best, help="candidates kept of each question")
+    add("--max-query-length", type=cli.positive, default=Options.max_question_len, help="tokens kept of a question")
+    add("--max-answer-length", type=cli.positive, default=Options.max_answer_len, help="tokens of the longest answer")
+    add("--n-best-size", type=cli.positive, default=Options.top_k, help="candidates kept of each question, labels of each text")
     add("--version-2-with-negative", action="store_true", help="SQuAD 2.0: a passage may hold no answer")
     add("--null-score-diff-threshold", type=float, default=0.0, help="answer nothing where it scores this much better")
+    add("--pooling", choices=tuple(POOLINGS), help="a text's vector: its tokens' mean, or the first one's (default: mean)")
 
 
 def request(parser: cli.Parser, args: argparse.Namespace, runtime: str | None = None, **runtime_options: Any) -> AskRequest:
@@ -85,19 +103,23 @@ def request(parser: cli.Parser, args: argparse.Namespace, runtime: str | None = 
         options=Options(
             sequence_length=args.sequence_length,
             doc_stride=args.doc_stride,
-            max_query_length=args.max_query_length,
-            max_answer_length=args.max_answer_length,
-            n_best=args.n_best_size,
-            null_threshold=args.null_score_diff_threshold if args.version_2_with_negative else None,
+            max_question_len=args.max_query_length,
+            max_answer_len=args.max_answer_length,
+            top_k=args.n_best_size,
+            handle_impossible_answer=args.version_2_with_negative,
+            null_threshold=args.null_score_diff_threshold,
         ),
         backend=args.backend,
         runtime=runtime,
         runtime_options=runtime_options,
         vocab_file=args.vocab_file,
         passage=passage,
+        passage_file=args.passage_file,
         question=question,
+        question_file=args.question_file,
         squad_json=args.squad_json,
-        predictions=args.output_prediction_file,
+        output=args.output_prediction_file,
+        pooling=args.pooling,
         batch_size=args.batch_size,
     )
 
@@ -119,13 +141,13 @@ def text_of(parser: cli.Parser, args: argparse.Namespace, what: str) -> str:
 
 
 def run(request: AskRequest) -> None:
-    """Answers what is asked: a SQuAD file, one question, or those typed at a prompt."""
+    """Answers what is asked: a SQuAD file, one question, or those typed at a prompt; or reads texts, for another task."""
     passages: list[str] = []
     questions: list[squad.Question] = []
+    inputs = request.engine, engine_file.description_path(request.engine), request.vocab_file
     if request.squad_json:
-        inputs = request.squad_json, request.engine, engine_file.description_path(request.engine), request.vocab_file
         for path in prediction_files(request.predictions):
-            files.check_writable(path, *inputs)
+            files.check_writable(path, request.squad_json, *inputs)
         passages, questions = squad.read(request.squad_json)
 
     opened = Reader.open(
@@ -133,14 +155,23 @@ def run(request: AskRequest) -> None:
         backend=request.backend,
         runtime=request.runtime,
         vocab_file=request.vocab_file,
+        progress=cli.Terminal(),
         **request.runtime_options,
     )
     with opened as reader:
+        check_flags(request, reader.task)
         options = reader.options(request.options)
         largest = reader.session.layout.max_batch_size(options.sequence_length or 1)
         if request.batch_size and request.batch_size > largest:
             raise InputError(f"batch size {request.batch_size} is above the engine's, {largest}", "lower {batch_size}")
-        if request.squad_json:
+        if reader.task != QUESTION_ANSWERING:
+            if request.output:
+                files.check_writable(request.output, request.passage_file, request.question_file, *inputs)
+            text = request.passage or ""
+            lines = [line for line in text.split("\n") if line.strip()] if request.passage_file else [text]
+            pooling = request.pooling or next(iter(POOLINGS))
+            texts.read(reader, lines, request.question, options, pooling, request.batch_size, request.output)
+        elif request.squad_json:
             score(reader, request, options, passages, questions)
         elif request.question is not None:
             print_answer(reader, options, request.passage or "", request.question)
@@ -150,6 +181,17 @@ def run(request: AskRequest) -> None:
                     print_answer(reader, options, request.passage or "", line)
                 except InputError as e:
                     print(f"error: {e.told(cli.FLAGS)}")
+
+
+def check_flags(request: AskRequest, task: str) -> None:
+    """Raises InputError where something is given that an engine for this task does not take."""
+    for flag, given, tasks in (
+        ("--squad-json", request.squad_json, (QUESTION_ANSWERING,)),
+        ("--question", request.question, (QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION)),
+        ("--pooling", request.pooling, (FEATURE_EXTRACTION,)),
+    ):
+        if given and task not in tasks:
+            raise InputError(f"{flag} is for {' and '.join(tasks)}, but engine {request.engine} is for {task}", "leave it out")
 
 
 def prompt() -> Iterator[str]:
@@ -222,7 +264,7 @@ def score(reader: Reader, request: AskRequest, options: Options, passages: list[
     seconds = time.perf_counter() - start
     files.write_json(path, {key: best[0]["text"] for key, best in in_order().items()})
     files.write_json(nbest_path, in_order(), indent=None)
-    if options.null_threshold is not None:
+    if options.handle_impossible_answer:
         files.write_json(odds_path, odds)
     with suppress(FileNotFoundError):
         path.with_name(path.name + ".partial").unlink()

@@ -11,7 +11,7 @@ from helpers.families.base import Family
 
 MODULES = (bert, roberta, distilbert, electra, albert, mpnet, deberta, modernbert, ernie, squeezebert)
 FAMILIES = {family.model_type: family for module in MODULES for family in module.FAMILIES}
-TOKENIZERS = {family.tokenizer.name: family.tokenizer for family in FAMILIES.values()}
+TOKENIZERS = {family.tokenizer.name: family.tokenizer for family in FAMILIES.values() if family.tokenizer.files}
 
 
 def find(model_type: Any, source: str) -> Family:

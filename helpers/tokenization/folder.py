@@ -59,7 +59,9 @@ def read(path: Path, kind: Kind, kinds: Mapping[str, Kind]) -> tuple[Tokenizer, 
     if path.is_dir() and not source.is_file():
         whole = False
         if name not in kinds and name not in GENERIC:
-            raise InputError(f"{folder}: the tokenizer class {name} is not supported", f"save it as {WHOLE}, or take another model")
+            raise InputError(
+                f"{folder}: the tokenizer class {name} is not supported", f"save it as {WHOLE}, or take another model"
+            )
     if whole:
         pipeline = read_whole(source)
     else:
@@ -92,9 +94,18 @@ def read_settings(folder: Path) -> dict[str, Any]:
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).exists():
             settings.update(read_object(folder / name))
-    for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "keep_accents", "split_by_punct", "add_prefix_space"):
+    for name in (
+        "do_lower_case",
+        "strip_accents",
+        "tokenize_chinese_chars",
+        "keep_accents",
+        "split_by_punct",
+        "add_prefix_space",
+    ):
         if not isinstance(settings.get(name), (bool, type(None))):
-            raise InputError(f"{folder / 'tokenizer_config.json'}: {name} must be true, false or null, not {settings[name]!r:.60}")
+            raise InputError(
+                f"{folder / 'tokenizer_config.json'}: {name} must be true, false or null, not {settings[name]!r:.60}"
+            )
     if not isinstance(settings.get("tokenizer_class"), (str, type(None))):
         raise InputError(f"{folder / 'tokenizer_config.json'}: tokenizer_class must be a name")
     return settings
@@ -158,10 +169,18 @@ def add_tokens(pipeline: Pipeline, settings: Mapping[str, Any], folder: Path, sp
     for _, token in sorted(numbered, key=lambda each: each[0]):
         pipeline.add_tokens([added(token)])
     pipeline.add_tokens([added(token) for token in [*never, *further]])
-    pipeline.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special.values() if pipeline.token_to_id(token) is not None])
+    pipeline.add_special_tokens(
+        [
+            AddedToken(token, special=True, normalized=False)
+            for token in special.values()
+            if pipeline.token_to_id(token) is not None
+        ]
+    )
     for i, token in numbered:
         if pipeline.token_to_id(content(token) or "") != i:
-            raise InputError(f"{folder}: the added token {content(token)!r} has the id {pipeline.token_to_id(content(token) or '')}, not {i}")
+            raise InputError(
+                f"{folder}: the added token {content(token)!r} has the id {pipeline.token_to_id(content(token) or '')}, not {i}"
+            )
 
 
 def added(token: Any) -> AddedToken:

@@ -80,7 +80,9 @@ class Tokenizer:
             values = json.loads(text)
             pipeline, control = values["pipeline"], [str(token) for token in values["control"]]
         except (ValueError, TypeError, KeyError) as e:
-            raise InputError(f"this is no tokenizer that a builder wrote ({type(e).__name__}: {e})", "build the engine again") from e
+            raise InputError(
+                f"this is no tokenizer that a builder wrote ({type(e).__name__}: {e})", "build the engine again"
+            ) from e
         with reading("the engine's tokenizer"):
             return cls(Pipeline.from_str(pipeline), control)
 
@@ -114,5 +116,3 @@ def reading(source: str) -> Iterator[None]:
         if isinstance(e, (KeyboardInterrupt, SystemExit, MemoryError)):
             raise
         raise InputError(f"{source} cannot be used as a tokenizer: {' '.join(str(e).split())[:200]}") from e
-
-

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +14,19 @@ from transformers import BertTokenizerFast  # type: ignore[attr-defined, unused-
 
 from helpers.commands.cli import FLAGS
 from helpers.errors import InputError
-from helpers.tokenization import SPECIAL, Tokenizer, check_vocab_size, is_lower_case, read_vocab
+from helpers.families import TOKENIZERS
+from helpers.tokenization import Tokenizer, check_size, read
+from helpers.tokenization.wordpiece import BERT, SPECIAL, is_lower_case, read_vocab
 from tests.running import MODEL
+from tests.texts import AWKWARD, PIECES
 
 MINILM = MODEL / "vocab.txt"
-NAMED = (*SPECIAL, "[MASK]")
+REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+NAMED = tuple(SPECIAL.values())
 KINDS = ("uncased", "cased", "uncased letters", "cased letters")
 
-AWKWARD = {
-    "empty": "",
-    "spaces": "   ",
-    "line breaks": "one\ttwo\r\nthree\n\n four\u00a0five\u2028six\u3000seven",
-    "CJK": "東京は日本の首都です。北京 is 中国's capital",
-    "CJK beyond the basic plane": "a𠀀b 𪚥",
-    "Hangul": "서울은 대한민국의 수도이다 " + unicodedata.normalize("NFD", "각"),
-    "composed accents": unicodedata.normalize("NFC", "Ångström café naïve Škoda ệ"),
-    "decomposed accents": unicodedata.normalize("NFD", "Ångström café naïve Škoda ệ"),
-    "only accents": "\u0301 \u0301\u0302a\u0301",
-    "case that grows": "İstanbul STRASSE straße ŐŰ ǅ ΣΊΣΥΦΟΣ",
-    "emoji": "family 👩‍👩‍👧‍👦 flag 🇩🇪 wave 👋🏽 heart ❤️!",
-    "controls": "a\x00b\x01 \x7f c\x80d\x1b[0m\ufffde",
-    "zero width": "zero\u200bwidth \u200d join\u200cer \ufeffmark soft\u00adhyphen",
-    "right to left": "שלום עולם مَرْحَبًا \u202eabc\u202c \u200fx",
-    "a long word": "a" * 10_000,
-    "words at the limit": "a" * 100 + " " + "b" * 101,
-    "punctuation": "...,!?“quoted”—dash/ (a)[b]{c} $5.00 50% x_y a&b ¿qué? «non» ٪ ‰ ^`~|",
-    "numbers": "1,234.5 ١٢٣ ⅷ ² ½ 10⁻⁹",
-    "ligatures": "ﬁn ﬀ Ｆｕｌｌ ㎏ ㍿",
-}
-PIECES = sorted({c for text in AWKWARD.values() for c in text} | {" the ", " The ", "running", "ËÉ", "'s", ".."})
-
-
 LETTERS = sorted({c for text in AWKWARD.values() for c in text if not c.isspace()})
-VOCAB = read_vocab(MINILM)
+VOCAB = read_vocab(MINILM, REQUIRED)
 SPELLED = {i: token[2:] if token.startswith("##") and len(token) > 2 else token for token, i in VOCAB.items()}
 CONTROL = dict.fromkeys((*range(9), 11, 12, *range(14, 32)))
 
@@ -65,10 +44,12 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
     keyword = "vocab" if "vocab" in inspect.signature(BertTokenizerFast.__init__).parameters else "vocab_file"
 
     def pair(path: Path, lower_case: bool) -> tuple[Tokenizer, Any]:
-        vocab = read_vocab(path)
+        folder = tmp_path_factory.mktemp("model")
+        (folder / "vocab.txt").write_bytes(path.read_bytes())
+        (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lower_case}))
         theirs = BertTokenizerFast(**{keyword: str(path)}, do_lower_case=lower_case)
-        assert theirs.get_vocab() == vocab
-        return Tokenizer(vocab, lower_case), theirs
+        assert theirs.get_vocab() == read_vocab(path, REQUIRED)
+        return read(folder, BERT, TOKENIZERS)[0], theirs
 
     return {
         "uncased": pair(MINILM, True),
@@ -161,8 +142,9 @@ def test_no_text_holds_a_special_id(pairs: Pairs, kind: str, text: str) -> None:
     assert not set(special) & set(tokens.ids.tolist())
 
 
-def test_ids_of_the_markers() -> None:
-    ours = Tokenizer({"[SEP]": 0, "[CLS]": 1, "a": 2, "[UNK]": 3, "[PAD]": 4}, True)
+def test_ids_of_the_markers(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("[SEP]\n[CLS]\na\n[UNK]\n[PAD]\n")
+    ours, _ = read(tmp_path / "vocab.txt", BERT, TOKENIZERS)
     assert ours.ids(["[PAD]", "[CLS]", "[SEP]"]) == [4, 1, 0]
     assert ours.ids(("[SEP]", "[SEP]")) == [0, 0]
     assert ours.ids(()) == []
@@ -177,7 +159,7 @@ def test_read_vocab(tmp_path: Path) -> None:
     for ending in ("\n", "\r\n"):
         for last in ("", ending):
             path.write_bytes((ending.join(expected) + last).encode())
-            assert read_vocab(path) == expected
+            assert read_vocab(path, REQUIRED) == expected
 
 
 @pytest.mark.parametrize(
@@ -196,63 +178,59 @@ def test_read_vocab_errors(tmp_path: Path, content: bytes | None, message: str) 
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError) as error:
-        read_vocab(path)
+        read_vocab(path, REQUIRED)
     assert error.value.told(FLAGS).startswith(f"vocabulary {path} {message}")
 
 
 def test_a_folder_is_no_vocabulary(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read: Is a directory"):
-        read_vocab(tmp_path)
+        read_vocab(tmp_path, REQUIRED)
 
 
-def numbered(count: int) -> dict[str, int]:
-    return {str(i): i for i in range(count)}
+@pytest.mark.parametrize("rows", [30522, 30523, 30528, 60_000])
+def test_an_embedding_may_have_more_rows(rows: int) -> None:
+    """For training's sake, or for tokens that were never used."""
+    check_size(read(MODEL, BERT, TOKENIZERS)[0], rows, "v.txt")
 
 
-@pytest.mark.parametrize(
-    ("tokens", "rows"),
-    [
-        (30522, 30522),
-        (30522, 30528),
-        (30522, 30592),
-        (28996, 29056),
-        (130, 136),
-        (130, 192),
-        (130, 256),
-        (128, 128),
-        (129, 129),
-    ],
-)
-def test_an_embedding_may_be_rounded_up(tokens: int, rows: int) -> None:
-    check_vocab_size(numbered(tokens), rows, Path("vocab.txt"))
+@pytest.mark.parametrize("rows", [30521, 100])
+def test_an_embedding_of_fewer_rows_is_refused(rows: int) -> None:
+    with pytest.raises(InputError, match=f"^tokenizer v.txt has 30522 tokens but the model's embedding {rows} rows: "):
+        check_size(read(MODEL, BERT, TOKENIZERS)[0], rows, "v.txt")
 
 
-@pytest.mark.parametrize(
-    ("tokens", "rows"),
-    [(30522, 30523), (129, 130), (30522, 30521), (130, 129), (130, 144), (130, 200), (130, 384), (128, 256), (128, 136)],
-)
-def test_an_embedding_of_another_size_is_refused(tokens: int, rows: int) -> None:
-    with pytest.raises(InputError, match=f"v.txt has {tokens} tokens but the model's embedding {rows} rows"):
-        check_vocab_size(numbered(tokens), rows, Path("v.txt"))
+# Lower case
 
 
-def test_lower_case_by_vocabulary(tmp_path: Path) -> None:
-    vocab = {token: i for i, token in enumerate([*NAMED, "[unused1]", "a", "##b", "é", "ß", "中", "1"])}
-    assert is_lower_case(vocab, tmp_path)
-    assert is_lower_case(VOCAB, tmp_path)
+def test_lower_case_by_vocabulary() -> None:
+    vocab = [*NAMED, "[unused1]", "<S>", "<T>", "a", "##b", "é", "ß", "中", "1", "x1"]
+    assert is_lower_case(vocab)
+    assert is_lower_case(VOCAB)
     for token in ("Paris", "##B", "É"):
-        assert not is_lower_case({**vocab, token: len(vocab)}, tmp_path)
+        assert not is_lower_case([*vocab, token])
+
+
+def test_a_chinese_vocabulary(tmp_path: Path) -> None:
+    """Google's is lower-case, and has <S> and <T>."""
+    tokens = [*NAMED, "<S>", "<T>", "由", "tensorrt", "nvidia", "##rt"]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens), encoding="utf-8")
+    [found] = read(tmp_path, BERT, TOKENIZERS)[0](["TensorRT由NVIDIA"])
+    assert [tokens[i] for i in found.ids] == ["tensorrt", "由", "nvidia"]
 
 
 @pytest.mark.parametrize("told", [True, False])
 def test_lower_case_by_tokenizer_config(tmp_path: Path, told: bool) -> None:
+    tokens = [*NAMED, "paris", "Paris"]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": told}))
-    assert is_lower_case({"a": 0}, tmp_path) is told
-    assert is_lower_case({"A": 0}, tmp_path) is told
+    [found] = read(tmp_path, BERT, TOKENIZERS)[0](["Paris"])
+    assert [tokens[i] for i in found.ids] == ["paris" if told else "Paris"]
 
 
-@pytest.mark.parametrize("content", [b"{}", b'{"do_lower_case": null}', b'{"do_lower_case": 0}', b"[]", b"{", b"\xff"])
-def test_a_tokenizer_config_that_does_not_tell(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "tokenizer_config.json").write_bytes(content)
-    assert is_lower_case({"a": 0}, tmp_path)
-    assert not is_lower_case({"A": 0}, tmp_path)
+@pytest.mark.parametrize("content", ["{}", '{"do_lower_case": null}'])
+def test_a_tokenizer_config_that_does_not_tell(tmp_path: Path, content: str) -> None:
+    tokens = [*NAMED, "paris", "Paris"]  # cased, by its vocabulary
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens))
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    [found] = read(tmp_path, BERT, TOKENIZERS)[0](["Paris"])
+    assert [tokens[i] for i in found.ids] == ["Paris"]
