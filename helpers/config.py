@@ -116,7 +116,8 @@ class BertConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any], path: Path, task: str = QUESTION_ANSWERING) -> BertConfig:
         """Takes the known keys of `values`; `path` is named in errors. Raises InputError as `load` does."""
-        family = families.of_configuration(values, f"configuration {path}")
+        source = f"configuration {path}"
+        family = families.of_configuration(values, source)
         keys = {name: family.keys.get(name, name) for name in SIZES}
         known = {**family.defaults, **{name: values[key] for name, key in keys.items() if key in values}, **family.fixed}
         missing = [keys[name] for name in COUNTS if name not in known and not hasattr(cls, name)]
@@ -125,7 +126,7 @@ class BertConfig:
 
         def need(fits: Any, problem: str, hint: str = "") -> None:
             if not fits:
-                raise InputError(f"configuration {path}: {problem}", hint)
+                raise InputError(f"{source}: {problem}", hint)
 
         for name in COUNTS:
             value, least = known.get(name, 1), name != "type_vocab_size"  # of which some families have none

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from helpers.errors import InputError
 from helpers.files import write_bytes, write_json
+from helpers.tasks.scores import SCORINGS
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Built(NamedTuple):
     description: Description
 
 
-FORMER = ("vocab_file", "lower_case", "gelu")  # fields of older builders
+FORMER, RENAMED = ("vocab_file", "lower_case"), {"gelu": "activation"}  # fields of older builders
 
 
 def description_path(engine: Path) -> Path:
@@ -72,12 +73,9 @@ def read_description(engine: Path) -> Description | None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        description = Description(**{name: value for name, value in values.items() if name not in FORMER})
-        kinds = (description.vocab_size, int), (description.tokenizer, str), (description.task, str), (description.labels, list)
-        if any(type(value) is not kind for value, kind in kinds):
-            raise ValueError("vocab_size, tokenizer, task or labels is of the wrong kind")
-        if not description.profiles or any(size < 1 or length < 1 for size, length in description.profiles):
-            raise ValueError("its profiles must be pairs of positive numbers")
+        known = {RENAMED.get(name, name): value for name, value in values.items() if name not in FORMER}
+        description = Description(**known)
+        check(description)
     except (OSError, ValueError, TypeError, AttributeError) as e:
         raise InputError(
             f"{path} does not describe an engine ({e})",
@@ -89,6 +87,24 @@ def read_description(engine: Path) -> Description | None:
             "it is truncated or was replaced; build it again"
         )
     return description
+
+
+KINDS = {"vocab_size": int, "model_type": str, "task": str, "labels": list, "scoring": str, "template": list, "tokenizer": str}
+
+
+def check(description: Description) -> None:
+    """Raises ValueError, or another error, where what is relied upon is of the wrong kind."""
+    wrong = [name for name, kind in KINDS.items() if type(getattr(description, name)) is not kind]
+    if wrong:
+        raise ValueError(f"of the wrong kind: {', '.join(wrong)}")
+    if not description.profiles or any(size < 1 or length < 1 for size, length in description.profiles):
+        raise ValueError("its profiles must be pairs of positive numbers")
+    if description.scoring not in SCORINGS:
+        raise ValueError(f"its scoring must be one of {', '.join(SCORINGS)}")
+    *texts, segment = description.template or [[], [], [], 0]
+    named = len(texts) == 3 and all(isinstance(tokens, list) for tokens in texts) and type(segment) is int and segment in (0, 1)
+    if not named or not all(isinstance(name, str) for names in (description.labels, *texts) for name in names):
+        raise ValueError("its labels or its template must be names")
 
 
 def read_head(engine: Path) -> bytes:

@@ -296,7 +296,7 @@ def check_outputs(layout: Layout, description: Description | None) -> None:
     """Raises InputError where it is not known what an engine's outputs mean."""
     if description is None:
         if (layout.width, layout.pooled) != (2, False):
-            raise InputError("the engine has no description beside it that says what its outputs mean", "build it again")
+            raise InputError("the engine has no description beside it that tells its outputs", "build it again")
         return
     if description.task not in METHODS:
         raise InputError(
@@ -321,10 +321,11 @@ def tokenizer_of(session: Session, description: Description | None, vocab_file: 
             template = template._replace(passage_segment=min(template.passage_segment, description.template[-1]))
         return tokenizer, template
     if description is None:
-        raise InputError("the engine has no description beside it that has its tokenizer", "give it with {vocab_file}")
+        raise InputError("the engine has no description beside it that tells its tokenizer", "give it with {vocab_file}")
     if not description.tokenizer:
         raise InputError("the engine's description has no tokenizer, an older builder's", "build it again, or give {vocab_file}")
-    return Tokenizer.from_json(description.tokenizer), Template(*description.template)
+    before, between, after, segment = description.template
+    return Tokenizer.from_json(description.tokenizer), Template(tuple(before), tuple(between), tuple(after), segment)
 
 
 def listed(texts: str | Sequence[str]) -> list[str]:

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from helpers import checkpoints
-from helpers.config import QUESTION_ANSWERING
+from helpers.checkpoints.folder import FOLDER_FILES
+from helpers.checkpoints.pytorch import TOKENIZER_FILES
+from helpers.config import CONFIG_NAMES, QUESTION_ANSWERING
 from helpers.errors import InputError
 from helpers.layouts import Profile
+
+READ = (*CONFIG_NAMES, *FOLDER_FILES, *TOKENIZER_FILES)  # of a checkpoint's folder
 
 
 @dataclass(frozen=True)
@@ -98,12 +102,10 @@ class BuildRequest:
         return self.vocab_file or self.folder
 
     def inputs(self) -> Iterator[Path]:
-        """The files that are read."""
+        """The files that are read, or may be."""
         yield from (self.checkpoint, self.calibration.squad_json)
-        if self.vocabulary.is_dir():
-            yield from self.vocabulary.iterdir()
-        else:
-            yield self.vocabulary
+        folder = self.vocabulary
+        yield from (folder / name for name in READ) if folder.is_dir() else [folder]
 
     def outputs(self) -> Iterator[Path]:
         """The files that are written besides the engine."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from typing import Any
-
 import numpy as np
 
 from helpers.config import BertConfig
@@ -94,9 +92,12 @@ def widen(weights: BertWeights, config: BertConfig, times: int) -> tuple[BertWei
 
     old, out = weights.embeddings, weights.head.out
     assert out
-    tables: dict[str, Any] = {name: None if table is None else repeat(table, 1) for name, table in vars(old).items() if name != "norm"}
+
+    def table(part: np.ndarray | None) -> np.ndarray | None:
+        return None if part is None else repeat(part, 1)
+
     wide = BertWeights(
-        Embeddings(**tables, norm=norm(old.norm)),
+        Embeddings(repeat(old.word, 1), table(old.position), table(old.token_type), norm(old.norm)),
         tuple(map(layer, weights.layers)),
         replace(weights.head, out=Linear(repeat(out.weight, 1) / np.float32(k), out.bias)),
         scaled_queries(weights, k**-0.5),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from helpers.layouts import Batch, Profile, bounds_of
 from helpers.precision import choose
 from helpers.progress import Progress
 from helpers.request import BuildRequest
-from helpers.sites import bert_sites
 from helpers.weights import BertWeights
 
 
@@ -30,10 +30,10 @@ def onnx_blob(
     megatron: bool = False,
 ) -> bytes:
     """The ONNX engine of a network, in int8 where there are ranges."""
-    sites = bert_sites(len(weights.layers), megatron)
+    sites = config.family.sites(config, megatron)
     network = Network(config, weights, sites, choose(fp16=False, int8=ranges is not None), ranges or {})
     request = BuildRequest("pytorch", Path("none"), tuple(profiles), packed=packed)
-    return backends.find("onnxruntime").compile(network, request, Progress()).blob
+    return bytes(backends.find("onnxruntime").compile(network, request, Progress()).blob)
 
 
 def session_of(weights: BertWeights, config: BertConfig, folder: Path, packed: bool = False) -> OnnxRuntimeSession:
@@ -68,20 +68,25 @@ def padded(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def theirs(model: Any, batch: Batch) -> np.ndarray:
-    """The logits [T, 2] of Hugging Face's model; one without segments is not given any."""
+    """What Hugging Face's model gives, [T, W], or [B, W] where it gives one for each sequence."""
     import torch
 
     ids, segments, mask = (torch.from_numpy(array).long() for array in padded(batch))
-    kinds = {"token_type_ids": segments} if hasattr(model, "bert") else {}
+    kinds = {"token_type_ids": segments} if "token_type_ids" in inspect.signature(model.forward).parameters else {}
     with torch.no_grad():
         found = model(input_ids=ids, attention_mask=mask, **kinds)
-    return torch.stack((found.start_logits, found.end_logits), -1).numpy()[mask.numpy() == 1]
+    if hasattr(found, "start_logits"):
+        tokens = torch.stack((found.start_logits, found.end_logits), -1)
+    else:
+        tokens = found.logits if hasattr(found, "logits") else found.last_hidden_state
+    return tokens.numpy() if tokens.ndim == 2 else tokens.numpy()[mask.numpy() == 1]
 
 
 def of_lengths(lengths: Sequence[int], config: BertConfig, seed: int = 0) -> Batch:
     """Random tokens and segments in sequences of these lengths."""
     generator = np.random.default_rng(seed)
-    ids, segments = (generator.integers(0, n, sum(lengths), np.int32) for n in (config.vocab_size, config.type_vocab_size))
+    kinds = max(1, config.type_vocab_size)
+    ids, segments = (generator.integers(0, n, sum(lengths), np.int32) for n in (config.vocab_size, kinds))
     return Batch(ids, segments, bounds_of(lengths))
 
 
@@ -92,7 +97,7 @@ def ragged(config: BertConfig, size: int, length: int, seed: int) -> Batch:
 
 
 def difference(found: np.ndarray, expected: np.ndarray, batch: Batch) -> float:
-    """The largest absolute difference of a logit."""
+    """The largest absolute difference of a token's logit."""
     assert found.shape == expected.shape == (len(batch.input_ids), 2)
     assert found.dtype == np.float32
     return float(np.abs(found - expected).max())

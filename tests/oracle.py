@@ -10,7 +10,7 @@ import pytest
 from helpers.layouts import Batch, bounds_of
 from helpers.qa.spans import Answer
 from helpers.qa.windows import Options
-from helpers.tokenization import Tokenizer
+from helpers.tokenization import Template, Tokenizer
 from tests.batches import theirs
 
 CLOSE = 1e-4  # of two scores that should be one
@@ -18,20 +18,27 @@ APART = 1e-3  # of two scores whose order is certain
 
 
 class Expected(NamedTuple):
-    """The score of every slice of the passage that may be an answer, and the null score."""
+    """The score of every slice of the passage that may be an answer, the least score that is kept, and the null score.
+
+    Several runs of tokens may be one slice, where a token is a part of a character or a space.
+    """
 
     passage: str
     scores: dict[tuple[int, int], float]
+    kept: float
     null_score: float
 
 
-def expect(model: Any, tokenizer: Tokenizer, passage: str, question: str, options: Options) -> Expected:
+def expect(
+    model: Any, tokenizer: Tokenizer, passage: str, question: str, options: Options, template: Template | None = None
+) -> Expected:
     assert options.sequence_length
+    template = template or Template()
     [text], [asked] = tokenizer([passage]), tokenizer([question])
-    [cls, sep] = tokenizer.ids(["[CLS]", "[SEP]"])
-    ids, query = text.ids.tolist(), asked.ids.tolist()[: options.max_query_length]
+    before, between, after = (tokenizer.ids(tokens) for tokens in template[:3])
+    ids, query = text.ids.tolist(), asked.ids.tolist()[: options.max_question_len]
     offsets = text.offsets.tolist()
-    room = options.sequence_length - len(query) - 3
+    room = options.sequence_length - len(query) - len(before + between + after)
     parts: list[tuple[int, int]] = []  # first token, tokens
     at = 0
     while True:
@@ -46,35 +53,39 @@ def expect(model: Any, tokenizer: Tokenizer, passage: str, question: str, option
         return max(inside, key=lambda part: (100 * min(token - part[1], part[1] + part[2] - 1 - token) + part[2], -part[0]))[0]
 
     scores: dict[tuple[int, int], float] = {}
+    every: list[float] = []
     null_scores: list[float] = []
     for i, (first, shown) in enumerate(parts):
-        left, right = [cls, *query, sep], [*ids[first : first + shown], sep]
-        tokens, segments = np.array([left + right, [0] * len(left) + [1] * len(right)], np.int32)
+        left, right = [*before, *query, *between], [*ids[first : first + shown], *after]
+        kinds = [0] * len(left) + [template.passage_segment] * len(right)
+        tokens, segments = np.array([left + right, kinds], np.int32)
         logits = theirs(model, Batch(tokens, segments, bounds_of([len(tokens)])))
         starts, ends = logits[len(left) :].T.tolist()
         null_scores.append(float(logits[0].sum()))
         for start in range(shown):
             if best_part(first + start) != i:
                 continue
-            for end in range(start, min(start + options.max_answer_length, shown)):
+            for end in range(start, min(start + options.max_answer_len, shown)):
                 score = starts[start] + ends[end]
+                every.append(score)
                 key = offsets[first + start][0], offsets[first + end][1]
                 scores[key] = max(score, scores.get(key, float("-inf")))
-    return Expected(passage, scores, min(null_scores))
+    # Each window keeps as many runs of tokens, so the best of all are kept.
+    kept = sorted([float("-inf")] * options.top_k + every)[-options.top_k]
+    return Expected(passage, scores, kept, min(null_scores))
 
 
 def check(found: Answer, expected: Expected, options: Options) -> None:
     """Holds an answer against all that it might have been."""
-    passage, scores, null_score = expected
+    passage, scores, kept, null_score = expected
     assert found.null_score == pytest.approx(null_score, abs=CLOSE)
     by_text: dict[str, float] = {}
     for (a, b), score in scores.items():
         by_text[passage[a:b]] = max(score, by_text.get(passage[a:b], float("-inf")))
     ranking = sorted(by_text.items(), key=lambda item: -item[1])
 
-    # Each window keeps as many spans, so the best of all are kept; those of one text may leave others no place.
-    kept = sorted([float("-inf")] * options.n_best + list(scores.values()))[-options.n_best]
-    assert 0 < len(found.candidates) <= min(options.n_best, len(ranking))
+    # Those of one text may leave others no place.
+    assert 0 < len(found.candidates) <= min(options.top_k, len(ranking))
     assert {text for text, score in ranking if score > kept + APART} <= {candidate.text for candidate in found.candidates}
     if len(ranking) == 1 or ranking[0][1] - ranking[1][1] > APART:
         assert found.text == ranking[0][0]

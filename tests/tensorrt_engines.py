@@ -18,9 +18,10 @@ from helpers.engine_file import Built
 from helpers.layouts import Batch, Profile
 from helpers.progress import Progress
 from helpers.request import BuildRequest
-from helpers.sites import bert_sites
+from helpers.tokenization import Template
 from helpers.weights import BertWeights, random_weights
 from tests.batches import of_lengths, onnx_blob
+from tests.wordpieces import letters
 
 WIDE = BertConfig(200, 128, 2, 2, 256, 512, hidden_act="gelu_new")  # heads of 64
 NARROW = BertConfig(200, 96, 2, 3, 256, 512, hidden_act="gelu_new")  # heads of 32, which float16 pads
@@ -71,10 +72,10 @@ def build(
     maker.check(request, config, progress.warn)
     maker.check_weights(weights, config, progress.warn)
     weights = maker.adapt(weights, config, request)
-    sites = bert_sites(len(weights.layers), request.megatron)
+    sites = config.family.sites(config, request.megatron)
     network = Network(config, weights, sites, maker.precision(request), ranges or {})
     compiled = maker.compile(network, request, progress)
-    return Built(compiled.blob, maker.description_of(request, network, True, compiled.sparse_layers))
+    return Built(compiled.blob, maker.description_of(request, network, letters(), Template(), compiled.sparse_layers))
 
 
 class Engines:
@@ -91,7 +92,7 @@ class Engines:
         packed: bool = False,
         progress: Progress | None = None,
     ) -> Path:
-        path = self.folder / f"{config.hidden_size}-{profiles}-{fp16}-{packed}".replace(" ", "")
+        path = self.folder / f"{config.task}-{config.hidden_size}-{profiles}-{fp16}-{packed}".replace(" ", "")
         if not path.exists():
             request = request_for(profiles, packed=packed, fp16=fp16, strict=not fp16)
             engine_file.save(path, build(lively(config), config, request, progress))

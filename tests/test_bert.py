@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helpers.backends.onnxruntime.session import OnnxRuntimeSession
-from helpers.bert import bert_qa
+from helpers.bert import PROJECTION, bert, factorised
 from helpers.config import BertConfig
 from helpers.graph import Graph
 from helpers.layouts import Batch, Profile, bounds_of
-from helpers.sites import Site, bert_sites
+from helpers.sites import Site, bert_sites, factorised_sites
 from helpers.weights import random_weights
 from tests.batches import alone, difference, of_lengths, onnx_blob, ragged, run, sequences, session_of, theirs
 from tests.models import SHAPES, random_model, shape_name, small_config, weights_of
@@ -109,45 +110,48 @@ def test_activations_of_one_form_give_one_engine(act: str, same: bool) -> None:
 # The calls
 
 
-class Calls(Graph[str, None]):
+class Calls(Graph[str, str]):
     """Writes down each call of the network: its site, and whatever else it is given that is not weights."""
 
     num_heads, qkv_by_head = 4, False
 
     def __init__(self) -> None:
         self.sites: list[Site] = []
-        self.read: list[tuple[str, ...]] = []
+        self.read: list[tuple[object, ...]] = []
 
-    def _called(self, site: Site, *read: str) -> str:
+    def _called(self, site: Site, *read: object) -> str:
         self.sites.append(site)
         self.read.append(read)
         return site.name
 
-    def embeddings(self, weights: Any, site: Site) -> tuple[str, str, None]:
-        return self._called(site), f"residual of {site.name}", None
+    def embeddings(self, weights: Any, site: Site) -> tuple[str, str, str]:
+        return self._called(site), f"residual of {site.name}", "sequences"
 
     def linear(self, x: str, weights: Any, site: Site) -> str:
         return self._called(site, x)
 
-    def attention(self, qkv: str, sequences: None, site: Site) -> str:
-        return self._called(site, qkv)
+    def attention(self, qkv: str, sequences: str, site: Site) -> str:
+        return self._called(site, qkv, sequences)
 
     def skip_layer_norm(self, x: str, residual: str, norm: Any, site: Site) -> tuple[str, str]:
         return self._called(site, x, residual), f"residual of {site.name}"
 
-    def activation(self, x: str, site: Site) -> str:
-        return self._called(site, x)
+    def activation(self, x: str, form: str, site: Site) -> str:
+        return self._called(site, x, form)
 
-    def logits(self, x: str) -> None:
-        self.read.append((x,))
+    def first(self, x: str, sequences: str, site: Site) -> str:
+        return f"first of {x}, by {sequences}"
+
+    def outputs(self, x: str, width: int, pooled: bool) -> None:
+        self.read.append((x, width, pooled))
 
 
 def test_the_calls_of_one_layer() -> None:
     config = small_config(num_hidden_layers=1)
     graph, sites = Calls(), bert_sites(1)
-    bert_qa(graph, random_weights(config), sites)
+    bert(graph, random_weights(config), sites, config)
     layer = "bert.encoder.layer.0"
-    assert [site.name for site in graph.sites] == [
+    names = [
         "bert.embeddings",
         f"{layer}.attention.self.qkv",
         f"{layer}.attention.self",
@@ -159,18 +163,61 @@ def test_the_calls_of_one_layer() -> None:
         f"{layer}.output.LayerNorm",
         "qa_outputs",
     ]
-    names = [site.name for site in graph.sites]
-    inputs = [(), *((name,) for name in names)]
+    assert [site.name for site in graph.sites] == names
+    inputs: list[tuple[object, ...]] = [(), *((name,) for name in names[:-1]), ("qa_outputs", 2, False)]
+    inputs[2] = (names[1], "sequences")
     inputs[4] = (names[3], "residual of bert.embeddings")
+    inputs[6] = (names[5], "tanh")
     inputs[8] = (names[7], f"residual of {names[4]}")
     assert graph.read == inputs
 
 
 @pytest.mark.parametrize("megatron", [False, True])
 def test_every_site_is_called_once(megatron: bool) -> None:
+    """In order; and besides the encoder's the head's, as far as the task has one."""
     config = small_config(num_hidden_layers=3)
     graph, sites = Calls(), bert_sites(3, megatron)
-    bert_qa(graph, random_weights(config), sites)
+    bert(graph, random_weights(config), sites, config)
     inside = [site for each in sites for site in (each.probabilities, each.residual) if site]
-    assert graph.sites == [site for site in sites if site not in inside]
+    encoder = [site for site in sites if site not in inside and site is not sites.projection]
+    assert graph.sites == [*encoder, sites.head]
     assert len(inside) == 3 + 6 * megatron
+
+
+def test_the_calls_of_narrow_embeddings() -> None:
+    """Their projection is what the first layer reads, and its residual."""
+    config = small_config(num_hidden_layers=1)
+    weights = random_weights(config)
+    further = {f"{PROJECTION}.{kind}": np.zeros(1, np.float32) for kind in ("weight", "bias")}
+    graph, sites = Calls(), factorised_sites(1)
+    factorised(graph, replace(weights, further=further), sites, config)
+    assert graph.sites[:3] == [sites.embeddings, sites.projection, sites.layers[0].qkv]
+    assert graph.read[:3] == [(), ("bert.embeddings",), ("bert.embeddings_project",)]
+    assert graph.read[graph.sites.index(sites.layers[0].attention_norm)][1] == "bert.embeddings_project"
+
+
+LAST = "bert.encoder.layer.1.output.LayerNorm"
+HEADS: dict[str, tuple[list[str], list[tuple[object, ...]]]] = {
+    "question-answering": (["qa_outputs"], [(LAST,), ("qa_outputs", 3, False)]),
+    "token-classification": (["qa_outputs"], [(LAST,), ("qa_outputs", 3, False)]),
+    "sequence-classification": (
+        ["pooler.dense", "pooler.activation", "qa_outputs"],
+        [
+            (f"first of {LAST}, by sequences",),
+            ("pooler.dense", "hyperbolic"),
+            ("pooler.activation",),
+            ("qa_outputs", 3, True),
+        ],
+    ),
+    "feature-extraction": ([], [(LAST, 32, False)]),
+}
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_the_calls_of_a_head(task: str) -> None:
+    config = small_config(task=task, labels=() if task == "feature-extraction" else ("a", "b", "c"))
+    graph, sites = Calls(), bert_sites(2)
+    bert(graph, random_weights(config), sites, config)
+    names, read = HEADS[task]
+    assert [site.name for site in graph.sites[1 + 2 * 8 :]] == names
+    assert graph.read[1 + 2 * 8 :] == read

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 import torch
 import transformers
 
 from helpers.commands.cli import FLAGS
-from helpers.config import GELU_FORMS, BertConfig, find_config
+from helpers.config import ACTIVATIONS, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, BertConfig, find_config
 from helpers.errors import InputError
 from tests.models import small_config
 
@@ -108,10 +108,19 @@ def test_missing_keys_are_all_listed(missing: list[str], name: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("value", [True, False, "1024", 0, -1, 1024.0, None, [1024], {}], ids=repr)
-@pytest.mark.parametrize("key", [*REQUIRED, "type_vocab_size"])
+@pytest.mark.parametrize("key", REQUIRED)
 def test_size_of_the_wrong_kind(key: str, value: Any, tmp_path: Path) -> None:
     path = write(tmp_path, {**GOOGLE, key: value})
     assert message_of(tmp_path) == f"configuration {path}: {key} must be a positive whole number, not {value!r}"
+
+
+@pytest.mark.parametrize("value", [True, False, "2", -1, 2.0, None, [2]], ids=repr)
+def test_segments_of_the_wrong_kind(value: Any, tmp_path: Path) -> None:
+    """There may be none, as some families have it."""
+    path = write(tmp_path, {**GOOGLE, "type_vocab_size": value})
+    assert message_of(tmp_path) == f"configuration {path}: type_vocab_size must be a whole number, not {value!r}"
+    write(tmp_path, {**GOOGLE, "type_vocab_size": 0})
+    assert BertConfig.load(tmp_path).type_vocab_size == 0
 
 
 @pytest.mark.parametrize("value", [True, "1e-12", 0, 0.0, -1e-12, 1, float("nan"), None, []], ids=repr)
@@ -127,23 +136,34 @@ def test_heads_that_do_not_divide(hidden: int, heads: int, tmp_path: Path) -> No
     assert message_of(tmp_path) == expected
 
 
-@pytest.mark.parametrize("value", ["relu", "gelu_fast", "GELU", "", None, 3, ["gelu"], {"gelu": 1}], ids=repr)
+# Of each form, what it computes
+FORMS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "erf": lambda x: x / 2 * (1 + torch.erf(x / 2**0.5)),
+    "tanh": lambda x: x / 2 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))),
+    "quick_gelu": lambda x: x / (1 + torch.exp(-1.702 * x)),
+    "relu": lambda x: x.clamp(min=0),
+    "silu": lambda x: x / (1 + torch.exp(-x)),
+}
+
+
+@pytest.mark.parametrize("value", ["selu", "tanh", "GELU", "", None, 3, ["gelu"], {"gelu": 1}], ids=repr)
 def test_unsupported_activation(value: Any, tmp_path: Path) -> None:
     path = write(tmp_path, {**GOOGLE, "hidden_act": value})
-    expected = f"configuration {path}: hidden_act {value!r} is not supported; use one of gelu, gelu_new, gelu_pytorch_tanh"
+    expected = f"configuration {path}: hidden_act {value!r} is not supported; use one of {', '.join(ACTIVATIONS)}"
     assert message_of(tmp_path) == expected
 
 
-@pytest.mark.parametrize("value", ["gelu", "gelu_new", "gelu_pytorch_tanh"])
+@pytest.mark.parametrize("value", ACTIVATIONS)
 def test_supported_activation(value: str, tmp_path: Path) -> None:
-    """In the form that Hugging Face computes for that name, to the last digits of float64."""
+    """In the form that Hugging Face computes for that name, to the last digits that it gives its constants."""
     write(tmp_path, {**GOOGLE, "hidden_act": value})
     config = BertConfig.load(tmp_path)
     assert config.hidden_act == value
     x = torch.linspace(-8, 8, 1001, dtype=torch.float64)
-    ours = torch.nn.functional.gelu(x, approximate={"erf": "none", "tanh": "tanh"}[config.gelu])
-    assert (ours - transformers.activations.ACT2FN[value](x)).abs().max() <= 1e-14
-    assert set(GELU_FORMS) == {"gelu", "gelu_new", "gelu_pytorch_tanh"}
+    difference = (FORMS[config.activation](x) - transformers.activations.ACT2FN[value](x)).abs().max()
+    assert difference <= (1e-9 if value == "gelu_fast" else 1e-14)
+    others = [form for name, form in FORMS.items() if name != config.activation]
+    assert all((form(x) - FORMS[config.activation](x)).abs().max() > 1e-4 for form in others)
 
 
 @pytest.mark.parametrize("value", ["relative_key", "relative_key_query", "rotary"])
@@ -227,3 +247,71 @@ def test_to_dict_and_back(config: BertConfig) -> None:
 def test_head_size() -> None:
     assert small_config().head_size == 8
     assert small_config(hidden_size=384, num_attention_heads=12).head_size == 32
+
+
+# Labels
+
+
+@pytest.mark.parametrize("task", [SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION])
+@pytest.mark.parametrize(
+    ("changes", "labels"),
+    [
+        ({"id2label": {"0": "no", "1": "yes"}}, ("no", "yes")),
+        ({"id2label": {"1": "yes", "0": "no"}}, ("no", "yes")),
+        ({"id2label": {str(i): f"{i}" for i in range(12)}}, tuple(map(str, range(12)))),  # in order of numbers, not of letters
+        ({}, ("LABEL_0", "LABEL_1")),
+        ({"num_labels": 1}, ("LABEL_0",)),
+    ],
+)
+def test_labels(task: str, changes: dict[str, Any], labels: tuple[str, ...]) -> None:
+    config = BertConfig.from_dict({**small_config().to_dict(), **changes}, Path("config.json"), task)
+    assert (config.labels, config.width) == (labels, len(labels))
+    assert config.pooled == (task == SEQUENCE_CLASSIFICATION)
+    assert dict(enumerate(config.labels)) == transformers.BertConfig(**changes).id2label
+
+
+def test_tasks_without_labels_of_their_own() -> None:
+    values = {**small_config().to_dict(), "id2label": {"0": "x"}, "num_labels": 3}
+    answering, features = (
+        BertConfig.from_dict(values, Path("config.json"), task) for task in (QUESTION_ANSWERING, "feature-extraction")
+    )
+    assert (answering.labels, answering.width, answering.pooled) == (("start", "end"), 2, False)
+    assert (features.labels, features.width, features.pooled) == ((), 32, False)
+
+
+@pytest.mark.parametrize("task", [SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION])
+@pytest.mark.parametrize(
+    "value", [{}, [], ["x"], "x", 2, {"1": "x"}, {"0": "x", "2": "y"}, {"0": 1}, {"0": None}, {"x": "y"}, {"00": "x"}], ids=repr
+)
+def test_odd_labels(task: str, value: Any) -> None:
+    values = {**small_config().to_dict(), "id2label": value}
+    with pytest.raises(InputError, match=r"^configuration config.json: id2label must name every label from 0 on$"):
+        BertConfig.from_dict(values, Path("config.json"), task)
+
+
+@pytest.mark.parametrize("value", [0, -1, "2", None, True, 2.0], ids=repr)
+def test_odd_numbers_of_labels(value: Any) -> None:
+    values = {**small_config().to_dict(), "num_labels": value}
+    with pytest.raises(InputError) as error:
+        BertConfig.from_dict(values, Path("config.json"), TOKEN_CLASSIFICATION)
+    assert str(error.value) == f"configuration config.json: num_labels must be a positive whole number, not {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "scoring"),
+    [
+        ({}, "softmax"),
+        ({"num_labels": 3}, "softmax"),
+        ({"num_labels": 1}, "sigmoid"),
+        ({"problem_type": "multi_label_classification"}, "sigmoid"),
+        ({"problem_type": "single_label_classification"}, "softmax"),
+        ({"problem_type": "regression"}, "none"),
+        ({"problem_type": "regression", "num_labels": 1}, "none"),
+        ({"problem_type": None}, "softmax"),
+    ],
+)
+def test_scoring(changes: dict[str, Any], scoring: str) -> None:
+    """As Hugging Face's text-classification pipeline scores."""
+    config = BertConfig.from_dict({**small_config().to_dict(), **changes}, Path("config.json"), SEQUENCE_CLASSIFICATION)
+    assert config.scoring == scoring
+    assert BertConfig.from_dict(config.to_dict(), Path("config.json"), SEQUENCE_CLASSIFICATION).scoring == scoring

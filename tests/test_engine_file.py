@@ -26,14 +26,17 @@ DESCRIPTION = Description(
     precision="float32",
     packed=False,
     profiles=[[4, 16], [8, 16]],
-    checkpoint="/model.ckpt",
-    vocab_file="/vocab – ü.txt",
+    checkpoint="/model – ü.ckpt",
     vocab_size=60,
-    lower_case=True,
     sparse_layers=3,
     model_type="distilbert",
-    gelu="erf",
+    activation="erf",
+    task="token-classification",
+    labels=["O", "B-größer"],
+    scoring="sigmoid",
+    template=[["[CLS]"], ["[SEP]"], ["[SEP]"], 0],
     request=REQUEST.to_dict(),
+    tokenizer='{"control": ["[CLS]"], "pipeline": "{…}"}',
 )
 REFUSED = r"^\S+small\.engine\.json does not describe an engine \(.+\)[:;] remove it and give sequence_length, vocab_file and "
 REQUIRED = [field.name for field in fields(Description) if field.default is field.default_factory is MISSING]
@@ -58,7 +61,7 @@ def test_save_and_describe(saved: Path) -> None:
 
 
 def test_save_replaces_both(saved: Path) -> None:
-    other = replace(DESCRIPTION, lower_case=False, profiles=[[2, 8]])
+    other = replace(DESCRIPTION, labels=[], profiles=[[2, 8]])
     engine_file.save(saved, Built(BLOB + b"\x72\x00", other))
     assert saved.read_bytes() == BLOB + b"\x72\x00"
     assert read_description(saved) == replace(other, size=len(BLOB) + 2)
@@ -86,14 +89,17 @@ def test_a_description_without_its_engine(saved: Path) -> None:
 
 
 def test_a_description_from_before_fields_were_there(saved: Path) -> None:
-    """Such an engine was built from a BERT, in the tanh form."""
+    """Such an engine was built from a BERT for questions, in the tanh form, and named files that its tokenizer is read from."""
     path = description_path(saved)
     values = json.loads(path.read_text(encoding="utf-8"))
-    for name in ("sparse_layers", "model_type", "gelu", "request"):
-        del values[name]
-    path.write_text(json.dumps(values), encoding="utf-8")
-    expected = replace(DESCRIPTION, size=len(BLOB), sparse_layers=0, model_type="bert", gelu="tanh", request={})
+    newer = ("sparse_layers", "model_type", "activation", "task", "labels", "scoring", "template", "request", "tokenizer")
+    kept = {name: value for name, value in values.items() if name not in newer}
+    path.write_text(json.dumps({**kept, "vocab_file": "/vocab.txt", "lower_case": True}), encoding="utf-8")
+    bert = {"model_type": "bert", "activation": "tanh", "task": "question-answering", "labels": [], "scoring": "softmax"}
+    expected = replace(DESCRIPTION, size=len(BLOB), sparse_layers=0, template=[], request={}, tokenizer="", **bert)
     assert read_description(saved) == expected
+    path.write_text(json.dumps({**kept, "vocab_file": "/vocab.txt", "lower_case": True, "gelu": "erf"}), encoding="utf-8")
+    assert read_description(saved) == replace(expected, activation="erf")
 
 
 # Refused
@@ -144,12 +150,21 @@ def test_a_description_with_malformed_profiles(saved: Path, profiles: Any) -> No
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("vocab_file", None),
-        ("vocab_file", 5),
         ("vocab_size", "60"),
         ("vocab_size", None),
-        ("lower_case", "false"),
-        ("lower_case", None),
+        ("tokenizer", None),
+        ("tokenizer", {}),
+        ("task", None),
+        ("task", ["token-classification"]),
+        ("labels", None),
+        ("labels", "O"),
+        ("labels", [1, 2]),
+        ("scoring", None),
+        ("scoring", "argmax"),
+        ("model_type", 5),
+        *(("template", value) for value in (None, "x", [1], [["[CLS]"], ["[SEP]"], ["[SEP]"]], [["[CLS]"], ["[SEP]"], 5, 0])),
+        *(("template", [["[CLS]"], ["[SEP]"], ["[SEP]"], value]) for value in ("1", None, -1, 2, True)),
+        *(("template", [[value], ["[SEP]"], ["[SEP]"], 1]) for value in (5, None)),
         ("profiles", [[0, 16]]),
         ("profiles", [[4, 0]]),
     ],

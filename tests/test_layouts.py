@@ -25,6 +25,7 @@ GRIDS = st.builds(
     st.sets(st.integers(1, 6), min_size=1, max_size=3),
     st.sets(st.integers(1, 12), min_size=1, max_size=3),
 )
+WIDTHS = st.integers(1, 9)
 ANY = st.lists(st.builds(Profile, st.integers(1, 6), st.integers(1, 100)), min_size=1, max_size=5)
 
 
@@ -145,30 +146,49 @@ def lists(lengths: Sequence[int], batch: Batch) -> list[tuple[list[int], list[in
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6),
     profiles=GRIDS,
     any_length=st.booleans(),
+    width=WIDTHS,
     seed=st.integers(0, 99),
 )
-@example(lengths=[3, 1], profiles=[Profile(2, 3)], any_length=False, seed=0)  # nothing is left over
-@example(lengths=[1], profiles=[Profile(6, 12), Profile(1, 5), Profile(6, 2)], any_length=False, seed=0)
-def test_padded_feed_and_logits(lengths: list[int], profiles: list[Profile], any_length: bool, seed: int) -> None:
-    layout = Padded([*profiles, Profile(6, 12)], any_length)
+@example(lengths=[3, 1], profiles=[Profile(2, 3)], any_length=False, width=2, seed=0)  # nothing is left over
+@example(lengths=[1], profiles=[Profile(6, 12), Profile(1, 5), Profile(6, 2)], any_length=False, width=2, seed=0)
+def test_padded_feed_and_logits(lengths: list[int], profiles: list[Profile], any_length: bool, width: int, seed: int) -> None:
+    layout = Padded([*profiles, Profile(6, 12)], any_length, width=width)
     batch = batch_of(lengths, seed)
-    width = max(lengths)
+    longest = max(lengths)
     if not any_length:
-        width = min(p.sequence_length for p in layout.profiles if p.sequence_length >= width and p.batch_size >= len(lengths))
+        longest = min(p.sequence_length for p in layout.profiles if p.sequence_length >= longest and p.batch_size >= len(lengths))
     feed = layout.feed(batch)
     assert tuple(feed) == layout.inputs == ("input_ids", "segment_ids", "input_mask")
-    assert {(array.dtype.name, array.shape) for array in feed.values()} == {("int32", (len(lengths), width))}
+    assert {(array.dtype.name, array.shape) for array in feed.values()} == {("int32", (len(lengths), longest))}
     for row, (ids, segments) in enumerate(lists(lengths, batch)):
-        padding = [0] * (width - len(ids))
+        padding = [0] * (longest - len(ids))
         assert feed["input_ids"][row].tolist() == ids + padding
         assert feed["segment_ids"][row].tolist() == segments + padding
         assert feed["input_mask"][row].tolist() == [1] * len(ids) + padding
 
-    output = np.random.default_rng(seed).standard_normal((len(lengths), width, 2, 1, 1), np.float32)
+    output = np.random.default_rng(seed).standard_normal((len(lengths), longest, width, 1, 1), np.float32)
     expected = [output[row, at, :, 0, 0].tolist() for row, n in enumerate(lengths) for at in range(n)]
     for shaped in (output, output.ravel(), output[..., 0, 0]):
         logits = layout.logits(shaped, batch)
         assert (logits.dtype.name, logits.tolist()) == ("float32", expected)
+
+
+@given(lengths=LENGTHS, width=WIDTHS, seed=st.integers(0, 99))
+@example(lengths=[7], width=1, seed=0)
+@example(lengths=[1, 1, 1], width=3, seed=0)  # as many sequences as tokens
+def test_pooled_logits(lengths: list[int], width: int, seed: int) -> None:
+    """A row a sequence, whatever its tokens."""
+    batch = batch_of(lengths, seed)
+    rows = np.random.default_rng(seed).standard_normal((len(lengths), width), np.float32)
+    profiles = [Profile(12, LONGEST)]
+    for layout, output in (
+        (Padded(profiles, any_length=True, width=width, pooled=True), rows[:, None, :, None, None]),
+        (Padded(profiles, any_length=False, width=width, pooled=True), rows[:, None, :, None, None]),
+        (Packed(profiles, width=width, pooled=True), rows[:, :, None, None]),
+    ):
+        for shaped in (output, output.ravel(), rows):
+            logits = layout.logits(shaped, batch)
+            assert (logits.dtype.name, logits.tolist()) == ("float32", rows.tolist())
 
 
 def test_padded_by_hand() -> None:
@@ -199,9 +219,9 @@ def test_padded_profile(size: int, longest: int, profiles: list[Profile], any_le
 # Packed
 
 
-@given(lengths=LENGTHS, seed=st.integers(0, 99))
-def test_packed_feed_and_logits(lengths: list[int], seed: int) -> None:
-    layout, batch, tokens = Packed(PROFILES), batch_of(lengths, seed), sum(lengths)
+@given(lengths=LENGTHS, width=WIDTHS, seed=st.integers(0, 99))
+def test_packed_feed_and_logits(lengths: list[int], width: int, seed: int) -> None:
+    layout, batch, tokens = Packed(PROFILES, width=width), batch_of(lengths, seed), sum(lengths)
     feed = layout.feed(batch)
     assert tuple(feed) == layout.inputs == ("input_ids", "segment_ids", "cu_seqlens", "max_seqlen")
     assert {array.dtype.name for array in feed.values()} == {"int32"}
@@ -209,8 +229,8 @@ def test_packed_feed_and_logits(lengths: list[int], seed: int) -> None:
         assert feed[name].tolist() == getattr(batch, name).tolist()
     assert feed["max_seqlen"].shape == (max(lengths),)
 
-    output = np.random.default_rng(seed).standard_normal((2, tokens, 1, 1), np.float32)
-    expected = [[float(output[0, at, 0, 0]), float(output[1, at, 0, 0])] for at in range(tokens)]
+    output = np.random.default_rng(seed).standard_normal((width, tokens, 1, 1), np.float32)
+    expected = [[float(output[each, at, 0, 0]) for each in range(width)] for at in range(tokens)]
     for shaped in (output, output.ravel(), output[..., 0, 0]):
         logits = layout.logits(shaped, batch)
         assert (logits.dtype.name, logits.tolist()) == ("float32", expected)

@@ -1,34 +1,42 @@
-"""Reader: answers against an oracle that runs Hugging Face's model on each window alone, and what is refused."""
+"""Reader: answers against an oracle that runs Hugging Face's model on each window alone, other tasks against its pipelines."""
 
 from __future__ import annotations
 
 import doctest
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.pipelines.token_classification import AggregationStrategy
 
 from helpers import backends
 from helpers import reader as reader_module
 from helpers.backends.onnxruntime.session import OnnxRuntimeSession
 from helpers.errors import InputError
-from helpers.layouts import Batch, Profile
+from helpers.layouts import Batch, Profile, bounds_of
+from helpers.progress import Progress
 from helpers.qa.spans import Answer, Candidate
 from helpers.qa.windows import Options
 from helpers.reader import Reader
-from tests.batches import onnx_blob
+from helpers.tasks.classification import Label
+from helpers.tasks.entities import Entity
+from helpers.tokenization import Template
+from tests.batches import onnx_blob, theirs
 from tests.inputs import change
 from tests.models import random_model, small_config, weights_of, write_vocab
 from tests.oracle import CLOSE, check, check_probabilities, expect, same
-from tests.running import MODEL, succeeds
+from tests.pipelines import TAGS, model_of, pipeline, save
+from tests.running import MODEL, ROOT, succeeds
 
-SHORT = Options(sequence_length=24, doc_stride=7, max_query_length=9, max_answer_length=6, n_best=8)
+SHORT = Options(sequence_length=24, doc_stride=7, max_question_len=9, max_answer_len=6, top_k=8)
 
 
 class World(NamedTuple):
@@ -77,7 +85,7 @@ TEXT = st.text("abcdexyzAÉñ ,.?\t", min_size=1, max_size=70).filter(lambda tex
 def test_answers(world: World, data: st.DataObject, length: int, stride: int, longest: int) -> None:
     passages, questions = data.draw(st.lists(TEXT, min_size=1, max_size=2)), data.draw(st.lists(TEXT, min_size=1, max_size=3))
     passage_of = [data.draw(st.integers(0, len(passages) - 1)) for _ in questions]
-    options = Options(length, stride, max_query_length=data.draw(st.integers(1, 10)), max_answer_length=longest, n_best=5)
+    options = Options(length, stride, max_question_len=data.draw(st.integers(1, 10)), max_answer_len=longest, top_k=5)
     answers = ask(world, passages, questions, passage_of, options, data.draw(st.integers(1, 6)))
     for question, passage, found in zip(questions, passage_of, answers):
         check_answer(world, passages[passage], question, options, found)
@@ -101,7 +109,7 @@ def test_answers_of_long_passages(world: World) -> None:
     assert min(sum(window.question == i for window in encoded.windows) for i in range(len(ASKED))) > 5
     for question, passage, found in zip(ASKED, ABOUT, answers):
         check_answer(world, LONG[passage], question, SHORT, found)
-        assert len(found.candidates) == SHORT.n_best
+        assert len(found.candidates) == SHORT.top_k
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 6])
@@ -120,7 +128,7 @@ def test_order_does_not_matter(world: World) -> None:
 
 def test_company_does_not_matter(world: World) -> None:
     """A short passage is padded beside a long one; its candidates stay all that they were."""
-    options = Options(64, n_best=20)
+    options = Options(64, top_k=20)
     [alone] = ask(world, ["a b c d e f"], ["why"], [0], options)
     beside, _ = ask(world, ["a b c d e f", letters(4, 12)], ["why", "who"], [0, 1], options)
     assert len(beside.candidates) == 20  # of 21 that there are
@@ -197,8 +205,8 @@ def test_few_questions(world: World) -> None:
 def test_options(world: World) -> None:
     """By default those of BERT's own treatment of SQuAD, in windows as long as the engine takes."""
     check_answer(world, LONG[0], "who?", Options(64), world.reader.answer("who?", LONG[0]))
-    narrow = world.reader.answer("who?", LONG[0], sequence_length=20, doc_stride=3, max_answer_length=2, n_best=4)
-    check_answer(world, LONG[0], "who?", Options(20, 3, max_answer_length=2, n_best=4), narrow)
+    narrow = world.reader.answer("who?", LONG[0], sequence_length=20, doc_stride=3, max_answer_len=2, top_k=4)
+    check_answer(world, LONG[0], "who?", Options(20, 3, max_answer_len=2, top_k=4), narrow)
     assert world.reader.options(Options()) == Options(64)
     assert world.reader.options(Options(20)) == Options(20)
     with pytest.raises(TypeError, match="stride"):
@@ -213,10 +221,10 @@ def test_the_answer_is_the_first_candidate(world: World) -> None:
 def test_a_passage_without_an_answer(world: World) -> None:
     found = world.reader.answer("who?", LONG[0])
     margin = found.null_score - found.score
-    nothing = world.reader.answer("who?", LONG[0], null_threshold=margin - 0.01)
+    nothing = world.reader.answer("who?", LONG[0], handle_impossible_answer=True, null_threshold=margin - 0.01)
     assert (nothing.text, nothing.start, nothing.end, nothing.score) == ("", 0, 0, found.null_score)
     assert [c[:4] for c in nothing.candidates[1:]] == [c[:4] for c in found.candidates]
-    something = world.reader.answer("who?", LONG[0], null_threshold=margin + 0.01)
+    something = world.reader.answer("who?", LONG[0], handle_impossible_answer=True, null_threshold=margin + 0.01)
     assert [c[:4] for c in something.candidates] == [c[:4] for c in (*found.candidates, nothing.candidates[0])]
     assert found.null_score == nothing.null_score == something.null_score
     check_probabilities(nothing)
@@ -275,12 +283,11 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> list[OnnxRuntimeSession]:
 
 @pytest.mark.parametrize("kind", ["padded", "packed"])
 def test_open(small: Path, kind: str, closed: list[OnnxRuntimeSession]) -> None:
-    """With the vocabulary that the description names, or another that is given; paths may be text."""
+    """With the tokenizer in the description, or another that is given; paths may be text."""
     path = small / f"{kind}.engine"
     with Reader.open(str(path)) as reader:
         found = reader.answer("where", "the cat sat on the mat")
         assert found.text and found.text in "the cat sat on the mat"
-        assert reader.description and reader.description.vocab_file == str(small / "model/vocab.txt")
         assert closed == []
     assert closed == [reader.session]
     for vocab_file in (small / "model/vocab.txt", str(small / "model/vocab.txt")):
@@ -301,15 +308,33 @@ def test_an_error_closes_the_reader(small: Path, closed: list[OnnxRuntimeSession
     assert closed == [reader.session]
 
 
-def test_no_vocabulary_is_known(work: Path, closed: list[OnnxRuntimeSession]) -> None:
+def test_no_tokenizer_is_known(work: Path, closed: list[OnnxRuntimeSession]) -> None:
     expected = Reader.open(work / "padded.engine").answer("where", "the cat")
-    (work / "padded.engine.json").unlink()
-    with pytest.raises(InputError) as error:
-        Reader.open(work / "padded.engine")
-    says = "the engine has no description beside it that names its vocabulary: give it with vocab_file"
-    assert str(error.value) == says
+    for says, spoil in (
+        (
+            "the engine's description has no tokenizer, an older builder's: build it again, or give vocab_file",
+            lambda path: change(path, "tokenizer", "template", "task", "labels", "scoring", vocab_file="absent", lower_case=True),
+        ),
+        ("the engine has no description beside it that tells its tokenizer: give it with vocab_file", Path.unlink),
+    ):
+        spoil(work / "padded.engine.json")
+        with pytest.raises(InputError) as error:
+            Reader.open(work / "padded.engine")
+        assert str(error.value) == says
+        assert Reader.open(work / "padded.engine", vocab_file=work / "model/vocab.txt").answer("where", "the cat") == expected
+    assert len(closed) == 2
+
+
+def test_a_tokenizer_that_is_not_there(work: Path, closed: list[OnnxRuntimeSession]) -> None:
+    with pytest.raises(InputError, match=r"^no tokenizer at .*absent\.txt: .* name it with vocab_file$"):
+        Reader.open(work / "padded.engine", vocab_file=work / "absent.txt")
     assert len(closed) == 1
-    assert Reader.open(work / "padded.engine", vocab_file=work / "model/vocab.txt").answer("where", "the cat") == expected
+
+
+def test_an_engine_needs_nothing_of_its_checkpoint(work: Path) -> None:
+    expected = Reader.open(work / "padded.engine", vocab_file=work / "model").answer("where", "the cat")
+    (work / "model").rename(work / "elsewhere")
+    assert Reader.open(work / "padded.engine").answer("where", "the cat") == expected
 
 
 @pytest.mark.parametrize("described", [True, False])
@@ -319,7 +344,7 @@ def test_a_vocabulary_of_another_model(work: Path, described: bool, closed: list
         (work / "padded.engine.json").unlink()
     with pytest.raises(InputError) as error:
         Reader.open(work / "padded.engine", vocab_file=work / "other.txt")
-    assert str(error.value).startswith(f"vocabulary {work / 'other.txt'} has 100 tokens but the model's embedding 60 rows: ")
+    assert str(error.value).startswith(f"tokenizer {work / 'other.txt'} has 100 tokens but the model's embedding 60 rows: ")
     assert len(closed) == 1
 
 
@@ -333,37 +358,214 @@ def test_an_engine_that_does_not_tell_its_size(work: Path) -> None:
     Reader(session, None, work / "other.txt")
 
 
-def test_a_vocabulary_that_is_not_there(work: Path, closed: list[OnnxRuntimeSession]) -> None:
-    change(work / "padded.engine.json", vocab_file="absent.txt")
-    says = "vocabulary absent.txt cannot be read: No such file or directory; name it with vocab_file"
-    with pytest.raises(InputError) as error:
-        Reader.open(work / "padded.engine")
-    assert (str(error.value), len(closed)) == (says, 1)
-
-
 def test_a_family_that_is_not_ours(work: Path, closed: list[OnnxRuntimeSession]) -> None:
-    change(work / "padded.engine.json", model_type="roberta")
-    with pytest.raises(InputError, match=r"^the engine's description: model_type 'roberta' is not supported; "):
-        Reader.open(work / "padded.engine")
+    change(work / "padded.engine.json", model_type="gpt2")
+    with pytest.raises(InputError, match=r"^the engine's description: model_type 'gpt2' is not supported; "):
+        Reader.open(work / "padded.engine", vocab_file=work / "model/vocab.txt")
     assert len(closed) == 1
 
 
-def lower_case(reader: Reader) -> bool:
-    [capital, small] = reader.tokenizer(["THE CAT", "the cat"])
-    return capital.ids.tolist() == small.ids.tolist()
-
-
-def test_lower_case_as_the_description_says(work: Path) -> None:
-    assert lower_case(Reader.open(work / "padded.engine"))
-    change(work / "padded.engine.json", lower_case=False)
-    assert not lower_case(Reader.open(work / "padded.engine"))
+def test_segments_are_those_that_the_description_says_the_model_has(work: Path) -> None:
+    change(work / "padded.engine.json", template=[["[CLS]"], ["[SEP]"], ["[SEP]"], 0])
+    for vocab_file in (None, work / "model"):
+        assert Reader.open(work / "padded.engine", vocab_file=vocab_file).template == Template(passage_segment=0)
 
 
 @pytest.mark.parametrize("told", [True, False])
 def test_lower_case_as_the_vocabularys_folder_says(work: Path, told: bool) -> None:
     (work / "padded.engine.json").unlink()
     (work / "model/tokenizer_config.json").write_text(json.dumps({"do_lower_case": told}))
-    assert lower_case(Reader.open(work / "padded.engine", vocab_file=work / "model/vocab.txt")) is told
+    reader = Reader.open(work / "padded.engine", vocab_file=work / "model/vocab.txt")
+    [capital, small] = reader.tokenizer(["THE CAT", "the cat"])
+    assert (capital.ids.tolist() == small.ids.tolist()) is told
+
+
+# Other tasks
+
+CLASSIFY, TAG, EMBED = "sequence-classification", "token-classification", "feature-extraction"
+PIPELINES = {CLASSIFY: "text-classification", TAG: "token-classification", EMBED: "feature-extraction"}
+LENGTH = 24
+TEXTS = ["the cat sat", "", "a", "who? why, where. it was", LONG[0], LONG[2]]  # of which the last two fit no window
+PAIRS = ["on a mat", "x", LONG[1], "b", LONG[2], "a b"]
+
+
+class Told(Progress):
+    """Keeps what it is warned of."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.texts.append(text)
+
+
+class Task(NamedTuple):
+    """A small random model: an engine's reader, what it was told, Hugging Face's model and its pipeline."""
+
+    reader: Reader
+    told: Told
+    model: Any
+    pipeline: Any
+
+
+def open_task(task: str, folder: Path, packed: bool = False, labels: Sequence[str] = TAGS, **changes: Any) -> Task:
+    model = model_of(task, labels, **changes)
+    save(model, folder / "model")
+    script = "builder_varseqlen.py" if packed else "builder.py"
+    succeeds(script, f"-pt model -o task.engine --task {task} -s {LENGTH} -b 4 --backend onnxruntime", folder)
+    told = Told()
+    reader = Reader.open(folder / "task.engine", progress=told)
+    return Task(reader, told, model, pipeline(PIPELINES[task], folder / "model"))
+
+
+CUT = {"truncation": True, "max_length": LENGTH}
+SCORED: dict[str, Any] = {
+    "softmax": {},
+    "sigmoid": {"problem_type": "multi_label_classification"},
+    "sigmoid of one": {"labels": ["spam"]},
+    "none": {"problem_type": "regression", "labels": ["stars"]},
+}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("scored", SCORED)
+def test_classify(tmp_path: Path, scored: str, packed: bool) -> None:
+    task = open_task(CLASSIFY, tmp_path, packed, **SCORED[scored])
+
+    def check(found: list[list[Label]], theirs: list[list[dict[str, Any]]]) -> None:
+        for ours, expected in zip(found, theirs):
+            assert [label for label, _ in ours] == [each["label"] for each in expected]
+            assert [score for _, score in ours] == pytest.approx([each["score"] for each in expected], abs=CLOSE)
+
+    alone = task.reader.classify(TEXTS)
+    check(alone, [task.pipeline(text, top_k=None, **CUT) for text in TEXTS])
+    assert len({label.score for found in alone for label in found}) == len(TEXTS) * len(alone[0])  # or nothing would show
+    pairs = task.reader.classify(TEXTS, PAIRS)
+    check(pairs, [task.pipeline({"text": a, "text_pair": b}, top_k=None, **CUT) for a, b in zip(TEXTS, PAIRS)])
+    check([task.reader.classify(TEXTS[4], PAIRS[4], top_k=2)], [[label._asdict() for label in pairs[4][:2]]])
+    assert task.reader.classify([]) == task.reader.classify([], []) == []
+    # Of long texts it is told once.
+    assert task.told.texts == [f"2 of 6 texts do not fit a window of {LENGTH} tokens: only their beginning is read"]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["padded", "packed"])
+def tagger(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Task:
+    return open_task(TAG, tmp_path_factory.mktemp("tagger"), request.param)
+
+
+def same_entities(found: list[Entity], theirs: list[dict[str, Any]], text: str) -> None:
+    assert [(e.label, e.start, e.end) for e in found] == [(e["entity_group"], e["start"], e["end"]) for e in theirs]
+    assert [e.score for e in found] == pytest.approx([e["score"] for e in theirs], abs=CLOSE)
+    assert all(e.text == text[e.start : e.end] for e in found)
+
+
+def test_entities(tagger: Task) -> None:
+    texts = TEXTS[:4]
+    found = tagger.reader.entities(texts)
+    assert sum(map(len, found)) > 5
+    for text, entities in zip(texts, found):
+        same_entities(entities, tagger.pipeline(text, aggregation_strategy="simple"), text)
+    same_entities(tagger.reader.entities(texts[3]), tagger.pipeline(texts[3], aggregation_strategy="simple"), texts[3])
+    assert tagger.reader.entities([]) == []
+
+
+@pytest.mark.parametrize("stride", [4, 9, 100])
+def test_entities_of_long_texts(tagger: Task, stride: int) -> None:
+    """The pipeline groups what the model says of each token in the window where it has its best context."""
+    text, room = LONG[2], LENGTH - 2
+    [tokens] = tagger.reader.tokenizer([text])
+    cls, sep = tagger.reader.tokenizer.ids(["[CLS]", "[SEP]"])
+    ids, step = tokens.ids.tolist(), min(stride, room)
+    best: dict[int, tuple[int, Any]] = {}
+    for begin in range(0, max(0, -(-(len(ids) - room) // step)) * step + 1, step):
+        shown = ids[begin : begin + room]
+        window = np.array([[cls, *shown, sep]], np.int32)
+        logits = theirs(tagger.model, Batch(window[0], np.zeros_like(window[0]), bounds_of([window.size])))
+        for i in range(len(shown)):
+            context = 100 * min(i, len(shown) - 1 - i) + len(shown)
+            if begin + i not in best or context > best[begin + i][0]:
+                best[begin + i] = context, torch.from_numpy(logits[1 + i]).softmax(-1).numpy()
+    said = [
+        {"scores": best[i][1], "index": i, "word": "x", "start": int(start), "end": int(end), "is_subword": False}
+        for i, (start, end) in enumerate(tokens.offsets)
+    ]
+    grouped = tagger.pipeline.aggregate(said, AggregationStrategy.SIMPLE)
+    expected = [entity for entity in grouped if entity["entity_group"] != "O"]
+    same_entities(tagger.reader.entities([text, "a"], doc_stride=stride)[0], expected, text)
+    assert tagger.told.texts == []
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_embed(tmp_path: Path, packed: bool) -> None:
+    task = open_task(EMBED, tmp_path, packed)
+    outputs = [task.pipeline(text, return_tensors=True, tokenize_kwargs=CUT)[0].numpy() for text in TEXTS]
+    mean, cls = task.reader.embed(TEXTS), task.reader.embed(TEXTS, pooling="cls")
+    np.testing.assert_allclose(mean, [each.mean(0) for each in outputs], rtol=0, atol=CLOSE)
+    np.testing.assert_allclose(cls, [each[0] for each in outputs], rtol=0, atol=CLOSE)
+    assert mean.dtype == cls.dtype == np.float32
+    one = task.reader.embed(TEXTS[3])
+    assert one.shape == (mean.shape[1],)
+    np.testing.assert_allclose(one, mean[3], rtol=0, atol=CLOSE)
+    assert task.reader.embed([]).shape == (0, mean.shape[1])
+    with pytest.raises(InputError) as error:
+        task.reader.embed("a", pooling="max")
+    assert str(error.value) == "pooling 'max' is unknown: use one of mean, cls"
+    assert len(task.told.texts) == 1
+
+
+def test_texts_and_pairs(tmp_path: Path) -> None:
+    reader = open_task(CLASSIFY, tmp_path).reader
+    for texts, pairs, says in ((["a", "b"], ["c"], "2 texts with 1 pairs"), ("a", ["b", "c"], "1 texts with 2 pairs")):
+        with pytest.raises(InputError) as error:
+            reader.classify(texts, pairs)
+        assert str(error.value) == f"{says}: give one pair for each text"
+    with pytest.raises(InputError, match=r"^top_k must be a whole number from 1, not 0$"):
+        reader.classify("a", top_k=0)
+    with pytest.raises(InputError, match=r"^text 2 is not valid Unicode"):
+        reader.classify(["a", "\udcff"])
+
+
+CALLS: dict[str, Callable[[Reader], object]] = {
+    "question-answering": lambda reader: reader.answer("why", "a"),
+    CLASSIFY: lambda reader: reader.classify("a"),
+    TAG: lambda reader: reader.entities("a"),
+    EMBED: lambda reader: reader.embed("a"),
+}
+
+
+@pytest.mark.parametrize("asked", CALLS)
+def test_another_task_than_the_engines(tagger: Task, small: Path, asked: str) -> None:
+    for reader, own, method in (
+        (tagger.reader, TAG, "entities"),
+        (Reader.open(small / "padded.engine"), "question-answering", "answer"),
+    ):
+        if asked == own:
+            CALLS[asked](reader)
+            continue
+        with pytest.raises(InputError) as error:
+            CALLS[asked](reader)
+        assert str(error.value) == f"the engine is for {own}, not for {asked}: call {method}, or build one with task {asked}"
+
+
+def test_outputs_that_the_description_does_not_tell(tmp_path: Path, closed: list[OnnxRuntimeSession]) -> None:
+    open_task(CLASSIFY, tmp_path).reader.close()
+    engine, description = tmp_path / "task.engine", tmp_path / "task.engine.json"
+    for changes, says in (
+        ({"task": "translation"}, "the engine's description: task 'translation' is not supported; supported are question-answer"),
+        ({"task": TAG}, "the engine's description has 6 labels for token-classification, but its outputs are others: build it"),
+        ({"labels": ["a", "b"]}, "the engine's description has 2 labels for sequence-classification, but its outputs are others"),
+    ):
+        before = description.read_text()
+        change(description, **changes)
+        with pytest.raises(InputError) as error:
+            Reader.open(engine)
+        assert str(error.value).startswith(says)
+        description.write_text(before)
+    description.unlink()
+    with pytest.raises(InputError) as error:
+        Reader.open(engine, vocab_file=tmp_path / "model")
+    assert str(error.value) == "the engine has no description beside it that tells its outputs: build it again"
+    assert len(closed) == 5
 
 
 # The bundled model
@@ -377,3 +579,26 @@ def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = doctest.testmod(reader_module)
     assert results.attempted > 0
     assert results.failed == 0
+
+
+def test_the_page_for_those_who_come_from_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its commands and code run, but for the pipeline that transformers 5 refuses."""
+    page = (ROOT / "docs/from-transformers.md").read_text(encoding="utf-8")
+    (tmp_path / "engines").mkdir()
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    for name, task in (("my-classifier", CLASSIFY), ("my-tagger", TAG), ("my-encoder", EMBED)):
+        save(model_of(task, TAGS, max_position_embeddings=128), tmp_path / name)
+    builds = re.findall(r"python (builder\.py) ([^`\n]+)", page)
+    assert len(builds) == 4
+    for script, args in builds:
+        succeeds(script, f"{args} --backend onnxruntime", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    pipelined, *blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    with pytest.raises(KeyError, match="question-answering has been removed"):
+        exec(pipelined)
+    for block in blocks:
+        exec(block, found)
+    assert found["found"].text == "deep learning inference platform"
+    assert len(found["labels"]) == len(TAGS) and [len(labels) for labels in found["several"]] == [1, 1]
+    assert found["vectors"].shape == (2, 32)

@@ -213,7 +213,8 @@ def python_messages(path: Path) -> Iterator[str]:
             name = ast.unparse(node.func).rpartition(".")[2]
             if name in ("InputError", "need"):  # a problem and a hint; `need` has a condition before them
                 problem, hint = [*map(text, node.args[name == "need" :]), ""][:2]
-                yield InputError(problem, hint).told(FLAGS)
+                of_configuration = name == "need" and (path.parent.name == "families" or path.name == "config.py")
+                yield InputError("configuration …: " * of_configuration + problem, hint).told(FLAGS)
             elif name in ("RuntimeError", "warn"):
                 yield spelled(text(node.args[-1]), FLAGS)
 

@@ -60,7 +60,7 @@ def test_the_configuration_s_folder_is_required(source: str) -> None:
             call()
         assert str(error.value) == "the configuration's folder is required: name it with config_dir"
     named = replace(request, config_dir=Path("configs"))
-    assert (named.folder, named.vocabulary) == (Path("configs"), Path("configs/vocab.txt"))
+    assert (named.folder, named.vocabulary) == (Path("configs"), Path("configs"))
 
 
 def test_the_folder_of_a_hugging_face_model(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_the_folder_of_a_hugging_face_model(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
     for checkpoint in (tmp_path, tmp_path / "model.safetensors"):
         request = replace(REQUEST, checkpoint=checkpoint)
-        assert (request.folder, request.vocabulary) == (tmp_path, tmp_path / "vocab.txt")
+        assert (request.folder, request.vocabulary) == (tmp_path, tmp_path)
         assert replace(request, config_dir=Path("configs")).folder == Path("configs")
 
 
@@ -79,9 +79,16 @@ def test_a_vocabulary_elsewhere() -> None:
     assert without_folder.vocabulary == Path("words.txt")
 
 
-def test_inputs_and_outputs() -> None:
-    request = replace(REQUEST, config_dir=Path("configs"))
-    assert list(request.inputs()) == [Path("model/model.safetensors"), Path("configs/vocab.txt")]
+def test_inputs_and_outputs(tmp_path: Path) -> None:
+    """Of a checkpoint's folder what a checkpoint has: an engine may lie there too, to be replaced."""
+    read = {"config.json", "model.safetensors", "tokenizer.json", "vocab.json", "merges.txt"}
+    for name in (*read, "new.engine", "new.engine.json"):
+        (tmp_path / name).touch()
+    request = replace(REQUEST, config_dir=tmp_path)
+    first = [Path("model/model.safetensors"), Path("squad/dev-v1.1.json")]
+    assert list(request.inputs())[:2] == first
+    assert {path for path in list(request.inputs())[2:] if path.exists()} == {tmp_path / name for name in read}
+    assert list(replace(request, config_dir=tmp_path / "absent").inputs()) == [*first, tmp_path / "absent"]
     assert list(request.outputs()) == []
     full = replace(
         request,
@@ -89,7 +96,7 @@ def test_inputs_and_outputs() -> None:
         timing_cache=Path("timing.cache"),
         calibration=Calibration(Path("dev.json"), cache=Path("int8.cache")),
     )
-    assert list(full.inputs()) == [Path("model/model.safetensors"), Path("words.txt"), Path("dev.json")]
+    assert list(full.inputs()) == [Path("model/model.safetensors"), Path("dev.json"), Path("words.txt")]
     assert list(full.outputs()) == [Path("timing.cache"), Path("int8.cache")]
     assert list(replace(full, timing_cache=None).outputs()) == [Path("int8.cache")]
     assert list(replace(full, calibration=Calibration(Path("dev.json"))).outputs()) == [Path("timing.cache")]
@@ -120,6 +127,7 @@ def test_a_request_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "profiles": [[1, 128], [8, 128]],
         "config_dir": str(tmp_path),
         "vocab_file": None,
+        "task": "question-answering",
         "packed": True,
         "interleaved": True,
         "megatron": True,
@@ -139,5 +147,8 @@ def test_a_request_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert list(found) == [field.name for field in fields(BuildRequest)] == list(asdict(request))
 
 
-def test_a_request_without_calibration_as_json() -> None:
-    assert REQUEST.to_dict()["calibration"] is None
+def test_what_a_request_has_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = REQUEST.to_dict()
+    assert found["calibration"] == {"squad_json": str(tmp_path / "squad/dev-v1.1.json"), "windows": 100, "cache": None}
+    assert found["task"] == REQUEST.task == "question-answering"

@@ -6,7 +6,18 @@ from collections import Counter
 
 import pytest
 
-from helpers.sites import ADDED, NORMS, PROJECTED, PROJECTIONS, Part, bert_sites, query_quantizers
+from helpers.sites import (
+    ADDED,
+    NORMS,
+    PROJECTED,
+    PROJECTIONS,
+    Part,
+    Site,
+    bert_sites,
+    factorised_sites,
+    pre_norm_sites,
+    query_quantizers,
+)
 from tests.models import random_model, small_config
 
 L0, L1 = "bert.encoder.layer.0", "bert.encoder.layer.1"
@@ -28,7 +39,17 @@ def in_layer(name: str) -> list[tuple[str, Part]]:
 
 def test_every_site_in_order() -> None:
     found = [(site.name, site.part) for site in bert_sites(2)]
-    assert found == [("bert.embeddings", Part.EMBEDDINGS), *in_layer(L0), *in_layer(L1), ("qa_outputs", Part.HEAD)]
+    first = [("bert.embeddings", Part.EMBEDDINGS), ("bert.embeddings_project", Part.EMBEDDINGS)]
+    assert found == [*first, *in_layer(L0), *in_layer(L1)]
+
+
+def test_the_sites_of_a_head() -> None:
+    """They stand beside the encoder's, as none of them is ever in 8 bits."""
+    sites = bert_sites(2)
+    head = [sites.pooler, sites.pooler_activation, sites.pooler_norm, sites.head]
+    assert [site.name for site in head] == ["pooler.dense", "pooler.activation", "pooler.norm", "qa_outputs"]
+    assert all(site.part is Part.HEAD and not site.quantizers for site in head)
+    assert not {site.name for site in head} & {site.name for site in sites}
 
 
 def test_every_site_of_megatron() -> None:
@@ -55,14 +76,16 @@ def test_names_are_hugging_face_s() -> None:
     """But for those of what Hugging Face has no module of its own for."""
     known = {name for name, _ in random_model(small_config()).named_modules()}
     ours = {Part.QKV, Part.PROBABILITIES, Part.ACTIVATION, Part.SUM}
-    for site in bert_sites(2, megatron=True):
-        assert (site.name in known) == (site.part not in ours), site.name
+    sites = bert_sites(2, megatron=True)
+    for site in (*sites, sites.head):
+        assert (site.name in known) == (site.part not in ours and site is not sites.projection), site.name
 
 
 def test_quantizers() -> None:
     """The names that NVIDIA's toolkit gives them (docs/checkpoints.md)."""
     expected = {
         "bert.embeddings": [f"{L0}.attention.self.query._input_quantizer"],
+        "bert.embeddings_project": [],
         f"{L0}.attention.self.qkv": [f"{L0}.attention.self.{name}_input_quantizer" for name in ("qv_a", "qv_b", "av_b")],
         f"{L0}.attention.self": [f"{L0}.attention.output.dense._input_quantizer"],
         f"{L0}.attention.self.probabilities": [f"{L0}.attention.self.av_a_input_quantizer"],
@@ -72,7 +95,6 @@ def test_quantizers() -> None:
         f"{L0}.intermediate.gelu": [f"{L0}.output.dense._input_quantizer"],
         f"{L0}.output.dense": [f"{L0}.output.add_local_input_quantizer"],
         f"{L0}.output.LayerNorm": ["bert.encoder.final_input_quantizer"],
-        "qa_outputs": [],
     }
     assert {site.name: list(site.quantizers) for site in bert_sites(1)} == expected
     of_two = {site.name: list(site.quantizers) for site in bert_sites(2)}
@@ -108,8 +130,31 @@ def test_sites_inside_of_others() -> None:
 
 def test_kinds_of_parts() -> None:
     """What is projected is what projections read: the tensor that the call before each of them gives."""
-    calls = [site.part for site in bert_sites(2) if site.part is not Part.PROBABILITIES]
+    sites = bert_sites(2)
+    calls = [site.part for site in sites if site.part is not Part.PROBABILITIES and site is not sites.projection]
     before: dict[Part, Part] = dict(zip(calls[1:], calls))
     assert {before[part] for part in PROJECTIONS} | {Part.EMBEDDINGS} == PROJECTED
     assert {before[part] for part in NORMS} == ADDED
     assert PROJECTIONS >= ADDED
+
+
+# Of other networks
+
+
+@pytest.mark.parametrize("megatron", [False, True])
+def test_sites_of_narrow_embeddings(megatron: bool) -> None:
+    """What the layers read, and so has the range, is their projection."""
+    bert, found = bert_sites(2, megatron), factorised_sites(2, megatron)
+    assert found.layers == bert.layers
+    assert found.embeddings == Site("bert.embeddings", Part.EMBEDDINGS)
+    assert found.projection.name == bert.projection.name
+    assert (found.projection.quantizers, found.projection.residual) == (bert.embeddings.quantizers, bert.embeddings.residual)
+    assert found.head == bert.head
+
+
+def test_sites_of_an_encoder_that_normalises_first() -> None:
+    """Every residual is a sum, but the first, which is the embeddings as they are."""
+    sums, found = bert_sites(3, megatron=True), pre_norm_sites(3)
+    assert found.layers == sums.layers
+    assert sums.embeddings.residual and not found.embeddings.residual
+    assert found.embeddings == bert_sites(3).embeddings

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.config import BertConfig
-from helpers.weights import BertWeights, Linear, random_weights, tensor_shapes
+from helpers.config import TASKS, BertConfig
+from helpers.weights import POOLER, POOLER_NORM, BertWeights, Head, Linear, random_weights, tensor_shapes
 from tests.models import arrays_of, random_model, small_config, weights_of
 
 CONFIGS = [
@@ -38,15 +38,16 @@ def test_tensors_and_back(config: BertConfig) -> None:
 def test_every_part_holds_its_tensor() -> None:
     model: Any = random_model(small_config())
     weights = weights_of(model)
-    bert = model.bert
+    bert, out = model.bert, weights.head.out
+    assert out and not (weights.head.dense or weights.head.norm or weights.further)
     parts = [
         (weights.embeddings.word, bert.embeddings.word_embeddings.weight),
         (weights.embeddings.position, bert.embeddings.position_embeddings.weight),
         (weights.embeddings.token_type, bert.embeddings.token_type_embeddings.weight),
         (weights.embeddings.norm.gamma, bert.embeddings.LayerNorm.weight),
         (weights.embeddings.norm.beta, bert.embeddings.LayerNorm.bias),
-        (weights.qa_outputs.weight, model.qa_outputs.weight),
-        (weights.qa_outputs.bias, model.qa_outputs.bias),
+        (out.weight, model.qa_outputs.weight),
+        (out.bias, model.qa_outputs.bias),
     ]
     for ours, theirs in zip(weights.layers, bert.encoder.layer):
         linears: list[tuple[Linear, Any]] = [
@@ -80,6 +81,42 @@ def test_from_tensors_lacking_one(name: str) -> None:
     del arrays[name]
     with pytest.raises(KeyError, match=name):
         BertWeights.from_tensors(arrays)
+
+
+def test_what_not_every_model_has() -> None:
+    """Tables of embeddings that are not there, a head's other parts, and tensors that BERT has not."""
+    arrays = arrays_of(random_model(small_config()))
+    for name in ("position", "token_type"):
+        del arrays[f"bert.embeddings.{name}_embeddings.weight"]
+    arrays |= {f"{name}.{kind}": np.full(3, i) for i, name in enumerate((POOLER, POOLER_NORM)) for kind in ("weight", "bias")}
+    arrays["other.table"] = np.arange(4)
+    weights = BertWeights.from_tensors(arrays)
+    assert (weights.embeddings.position, weights.embeddings.token_type) == (None, None)
+    assert [table is weights.embeddings.word for table in weights.embeddings.tables()] == [True]
+    assert weights.head.dense and weights.head.norm and weights.head.out
+    assert weights.head.dense.weight.tolist() == [0] * 3 and weights.head.norm.beta.tolist() == [1] * 3
+    assert list(weights.further) == ["other.table"]
+    found = weights.tensors()
+    assert found.keys() == arrays.keys()
+    assert all(found[name] is arrays[name] for name in arrays)
+    bare = BertWeights.from_tensors({name: array for name, array in arrays.items() if name.startswith("bert.")})
+    assert bare.head == Head()
+
+
+def test_every_task_has_its_head() -> None:
+    labels = ("a", "b", "c")
+    heads = {
+        task: {name: shape for name, shape in shapes.items() if not name.startswith("bert.")}
+        for task in TASKS
+        for shapes in [tensor_shapes(small_config(task=task, labels=() if task == "feature-extraction" else labels))]
+    }
+    outputs = {"qa_outputs.weight": (3, 32), "qa_outputs.bias": (3,)}
+    assert heads == {
+        "question-answering": outputs,
+        "token-classification": outputs,
+        "sequence-classification": {"pooler.dense.weight": (32, 32), "pooler.dense.bias": (32,), **outputs},
+        "feature-extraction": {},
+    }
 
 
 # Random models

@@ -222,7 +222,7 @@ class Backend(ABC):
             task=config.task,
             labels=list(config.labels),
             scoring=config.scoring,
-            template=list(template),
+            template=[*map(list, template[:3]), template.passage_segment],
             request=request.to_dict(),
             tokenizer=tokenizer.to_json(),
         )

@@ -71,9 +71,11 @@ def check_tensors(named: Mapping[str, np.ndarray], config: BertConfig, source: s
     spelling = {name: spelled(config.family.tensor_name(name, config)) for name in shapes}
     missing = list(dict.fromkeys(spelling[name] for name in shapes if name not in named))
     if missing:
-        lacks = f"{source} lacks {len(missing)} of {len(set(spelling.values()))} tensors: {listed(missing)}"
         head = {spelling[name] for name in shapes if name.startswith((f"{OUTPUTS}.", f"{POOLER}.", "classifier.", "head."))}
-        raise InputError(lacks, f"it has no head for {{task}} {config.task}" if set(missing) <= head else "")
+        raise InputError(
+            f"{source} lacks {len(missing)} of {len(set(spelling.values()))} tensors: {listed(missing)}",
+            f"it has no head for {{task}} {config.task}" if set(missing) <= head else "",
+        )
     wrong = [
         f"{spelling[name]}: expected {list(shape)}, found {list(named[name].shape)}"
         for name, shape in shapes.items()

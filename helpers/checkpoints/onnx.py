@@ -71,16 +71,15 @@ def parameters(graph: Any, tensors: Mapping[str, np.ndarray]) -> dict[str, np.nd
     Exporters fold constants: a matrix that they transpose loses its name, and of equal tensors all but one go.
     """
     named = dict(tensors)
-    casts: dict[str, str] = {}  # a value → what it was before it was cast
+    # A value → what it was before it was cast. Tools that add casts put them in any order.
+    casts = {output: value for node in graph.node if node.op_type == "Cast" for value, output in zip(node.input, node.output)}
     added: dict[str, str] = {}  # a value → the constant that is added to it
     layers = []
     for node in graph.node:
         inputs = [casts.get(value, value) for value in node.input]
         first, second, third = (*inputs, "", "", "")[:3]
         output = (*node.output, "")[0]
-        if node.op_type == "Cast":
-            casts[output] = first
-        elif node.op_type == "Identity" and first in named:
+        if node.op_type == "Identity" and first in named:
             named[output] = named[first]
         elif node.op_type == "Add":
             added.update({value: other for value, other in ((first, second), (second, first)) if other in named})
@@ -89,7 +88,7 @@ def parameters(graph: Any, tensors: Mapping[str, np.ndarray]) -> dict[str, np.nd
     for node, output, matrix, bias in layers:
         bias = added.get(output, "") if node.op_type == "MatMul" else bias
         module = module_of(node, bias)
-        as_it_is = node.op_type == "LayerNormalization" or any(each.name == "transB" and each.i for each in node.attribute)
+        as_it_is = any(each.name == "transB" and each.i for each in node.attribute)
         named.setdefault(f"{module}.weight", named[matrix] if as_it_is else named[matrix].T)
         if bias in named:
             named.setdefault(f"{module}.bias", named[bias])

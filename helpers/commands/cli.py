@@ -30,7 +30,7 @@ FLAGS = {
     "int8_attention": "-imh",
     "int8_skip_layer_norm": "-iln",
     "interleaved": "--interleaved",
-    "max_query_length": "--max-query-length",
+    "max_question_len": "--max-query-length",
     "onnx": "-x",
     "output_gemm": "-g",
     "pickle": "--pickle",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,12 @@ class Kind(NamedTuple):
     name: str
     value: Callable[[Any], Any]
     lines: Callable[[Any], list[str]]
+
+
+def title(text: str) -> str:
+    """A text in one line, cut where it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"
 
 
 def label_lines(labels: Sequence[Label]) -> list[str]:
@@ -80,7 +85,7 @@ def read(
     seconds = time.perf_counter() - start
     if output is None:
         for i, text in enumerate(texts):
-            print(textwrap.shorten(text, WIDTH, placeholder=" …"), *(f"  {line}" for line in kind.lines(found[i])), sep="\n")
+            print(title(text), *(f"  {line}" for line in kind.lines(found[i])), sep="\n")
         return
     shared = {} if question is None else {"question": question}
     rows = ({**shared, "text": text, kind.name: kind.value(found[i])} for i, text in enumerate(texts))

@@ -116,6 +116,7 @@ def stamp(weights: BertWeights, config: BertConfig, batches: Sequence[Batch]) ->
         digest.update(np.ascontiguousarray(array).data)
     for batch in batches:
         digest.update(batch.input_ids.data)
+        digest.update(batch.segment_ids.data)
     return digest.hexdigest()
 
 

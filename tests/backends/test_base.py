@@ -6,18 +6,20 @@ import json
 import logging
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from helpers import backends
+from helpers import backends, tokenization
 from helpers.backends.base import Device
 from helpers.backends.onnxruntime import OnnxRuntime
-from helpers.backends.onnxruntime.graph import OPSET
+from helpers.backends.onnxruntime.model import OPSET
 from helpers.engine_file import Description
 from helpers.errors import InputError
 from helpers.layouts import Profile
 from helpers.request import BuildRequest
-from helpers.weights import BertWeights
+from helpers.tokenization import Template, wordpiece
+from helpers.weights import BertWeights, random_weights
 from tests.batches import onnx_blob
 from tests.models import small_config, small_tensors, write_model
 
@@ -51,6 +53,7 @@ def test_what_a_description_says(model: Path, monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.chdir(model.parent)
     request = request_of(Path("model"), fp16=True, workspace_mib=7)
     found = backends.find("onnxruntime").build(request).description
+    tokenizer, template = tokenization.read(model, wordpiece.BERT, {})
     assert found == Description(
         backend="onnxruntime",
         version=f"opset {OPSET}",
@@ -60,14 +63,18 @@ def test_what_a_description_says(model: Path, monkeypatch: pytest.MonkeyPatch, c
         packed=False,
         profiles=[[4, 16], [1, 32]],
         checkpoint=str(model),
-        vocab_file=str(model / "vocab.txt"),
         vocab_size=60,
-        lower_case=True,
         model_type="bert",
-        gelu="erf",
+        activation="erf",
+        task="question-answering",
+        labels=["start", "end"],
+        scoring="softmax",
+        template=[["[CLS]"], ["[SEP]"], ["[SEP]"], 1],
         request=request.to_dict(),
+        tokenizer=tokenizer.to_json(),
     )
-    assert found.request == {**json.loads(json.dumps(asdict(found)))["request"]}
+    assert template == Template()
+    assert found.request == json.loads(json.dumps(asdict(found)))["request"]
     assert (found.request["checkpoint"], found.request["workspace_mib"], found.request["fp16"]) == (str(model), 7, True)
     said = "ONNX Runtime on the CPU computes in float32: not honoured are fp16"
     assert caplog.record_tuples == [("helpers", logging.WARNING, said)]
@@ -97,6 +104,21 @@ def test_sequences_longer_than_the_model_s(model: Path) -> None:
     backends.find("onnxruntime").build(request_of(model, profiles=(Profile(1, 64),)))
     with pytest.raises(InputError, match=r"^sequence length 65 is above the model's max_position_embeddings, 64$"):
         backends.find("onnxruntime").build(request_of(model, profiles=(Profile(8, 16), Profile(1, 65))))
+
+
+def test_what_a_description_says_of_a_task(model: Path, tmp_path: Path) -> None:
+    """Its labels, and what makes scores of them; windows have no more segments than the model."""
+    shape: dict[str, Any] = {"type_vocab_size": 1, "task": "sequence-classification", "labels": ("calm", "glad", "odd")}
+    config = small_config(**shape, extra={"problem_type": "multi_label_classification"})
+    tensors = {config.family.tensor_name(name, config): array for name, array in random_weights(config).tensors().items()}
+    write_model(tmp_path / "model", config, tensors)
+    built = backends.find("onnxruntime").build(request_of(tmp_path / "model", task="sequence-classification"))
+    found = built.description
+    assert (found.task, found.labels, found.scoring) == ("sequence-classification", ["calm", "glad", "odd"], "sigmoid")
+    assert found.template[-1] == 0
+    assert built.blob == onnx_blob(random_weights(config), config, PROFILES)
+    with pytest.raises(InputError, match=r"it has no head for task sequence-classification$"):
+        backends.find("onnxruntime").build(request_of(model, task="sequence-classification"))
 
 
 @pytest.mark.usefixtures("no_tensorrt")

@@ -11,16 +11,23 @@ import pytest
 from helpers import backends, engine_file
 from helpers.backends.base import Backend, Network
 from helpers.backends.onnxruntime.session import OnnxRuntimeSession
+from helpers.bert import bert, factorised
+from helpers.commands.cli import FLAGS
+from helpers.config import ACTIVATIONS
 from helpers.engine_file import Built, description_path
 from helpers.errors import InputError
+from helpers.families import FAMILIES, electra
+from helpers.families.base import Family
 from helpers.layouts import Profile
 from helpers.precision import choose
 from helpers.sites import bert_sites
+from helpers.tokenization import Template
 from helpers.weights import random_weights
 from tests.batches import of_lengths, onnx_blob, run
 from tests.models import small_config
 from tests.running import ROOT
 from tests.tensorrt_engines import request_for
+from tests.wordpieces import letters
 
 PROFILES = [Profile(4, 16), Profile(1, 64)]
 
@@ -30,7 +37,7 @@ def built() -> Built:
     config, request, onnx = small_config(), request_for(PROFILES), backends.find("onnxruntime")
     weights = random_weights(config)
     network = Network(config, weights, bert_sites(2), choose(fp16=False, int8=False), {})
-    return Built(onnx_blob(weights, config, PROFILES), onnx.description_of(request, network, True, 0))
+    return Built(onnx_blob(weights, config, PROFILES), onnx.description_of(request, network, letters(), Template(), 0))
 
 
 @pytest.fixture
@@ -87,12 +94,51 @@ def test_tensorrt_comes_first_where_it_is(monkeypatch: pytest.MonkeyPatch) -> No
     assert backends.choose("onnxruntime").name == "onnxruntime"
 
 
-@pytest.mark.parametrize("act", ["gelu", "gelu_new", "gelu_pytorch_tanh"])
-def test_forms_of_gelu(act: str) -> None:
-    """TensorRT has one, ONNX Runtime the checkpoint's."""
+BEYOND = [family for family in FAMILIES.values() if family.beyond]
+
+
+def test_families_that_have_a_network_of_their_own() -> None:
+    own = {"mpnet": "relative position bias", "modernbert": "rotary positions"}
+    disentangled = dict.fromkeys(("deberta", "deberta-v2"), "disentangled attention")
+    assert {family.model_type: family.beyond for family in BEYOND} == {**own, **disentangled}
+    networks = {family.network for family in FAMILIES.values() if not family.beyond}
+    assert networks == {bert, factorised, electra.network}  # BERT's own calls
+    for family in FAMILIES.values():
+        assert backends.find("tensorrt").runs(family) != bool(family.beyond)
+        assert backends.find("onnxruntime").runs(family)
+
+
+@pytest.mark.parametrize("family", BEYOND, ids=lambda family: family.model_type)
+def test_a_backend_that_cannot_run_a_family_is_passed_over(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(backends.find("tensorrt")), "check_available", lambda _: None)
+    told: list[str] = []
+    assert backends.choose("auto", family, told.append).name == "onnxruntime"
+    name = family.model_type
+    assert told == [f"tensorrt has no {family.beyond} ({name}): ONNX Runtime on the CPU runs it"]
+    assert backends.choose("auto", FAMILIES["roberta"], told.append).name == "tensorrt"
+    assert backends.choose("onnxruntime", family, told.append).name == "onnxruntime"
+    assert len(told) == 1
+
+    # Asked for by name, it refuses it itself.
+    assert backends.choose("tensorrt", family).name == "tensorrt"
+    config = small_config(model_type=name)
+    with pytest.raises(InputError) as error:
+        backends.find("tensorrt").check(request_for(PROFILES), config, told.append)
+    assert error.value.told(FLAGS) == f"NVIDIA's plugins have no {family.beyond} ({name}): use --backend onnxruntime"
+
+
+@pytest.mark.usefixtures("no_tensorrt")
+def test_nothing_is_told_of_a_backend_that_is_not_here() -> None:
+    assert backends.choose("auto", FAMILIES["mpnet"], pytest.fail).name == "onnxruntime"
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_forms_of_activations(act: str) -> None:
+    """TensorRT has one of GELU's by the error function, ONNX Runtime the checkpoint's."""
     config = small_config(hidden_act=act)
-    assert backends.find("tensorrt").gelu(config) == "tanh"
-    assert backends.find("onnxruntime").gelu(config) == ("erf" if act == "gelu" else "tanh")
+    own = ACTIVATIONS[act]
+    assert backends.find("tensorrt").activation(config) == ("tanh" if own == "erf" else own)
+    assert backends.find("onnxruntime").activation(config) == own
 
 
 # Recognised

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.checkpoints.assembly import assemble, check_depth, check_tensors
+from helpers.checkpoints.assembly import assemble, check_depth, check_tensors, listed
 from helpers.config import BertConfig
 from helpers.errors import InputError
 from helpers.weights import BertWeights, random_weights
@@ -100,8 +100,8 @@ def test_layers_are_counted() -> None:
     one = {name: array for name, array in ARRAYS.items() if ".layer.1." not in name}
     with pytest.raises(InputError) as caught:
         assembled(one, small_config())
-    assert str(caught.value).startswith("weights lacks 16 of 39 tensors: bert.encoder.layer.1.attention.self.query.weight, ")
-    assert str(caught.value).count("bert.encoder.layer.1.") == 16
+    first = [f"bert.encoder.layer.1.attention.self.{part}" for part in ("query.weight", "query.bias", "key.weight")]
+    assert str(caught.value) == f"weights lacks 16 of 39 tensors: {', '.join(first)}, and 13 more"
 
 
 @pytest.mark.parametrize(
@@ -109,11 +109,21 @@ def test_layers_are_counted() -> None:
     [("vocab_size", 1), ("hidden_size", 36), ("intermediate_size", 6), ("max_position_embeddings", 1), ("type_vocab_size", 1)],
 )
 def test_every_size_is_held_against_the_tensors(size: str, count: int) -> None:
+    """The first three that do not fit are told, and how many more there are."""
     config = small_config()
     twice = replace(config, **{size: 2 * getattr(config, size)})
     with pytest.raises(InputError) as caught:
         check_tensors(random_weights(config).tensors(), twice, "weights")
-    assert str(caught.value).count("expected [") == count
+    assert str(caught.value).count("expected [") == min(count, 3)
+    assert str(caught.value).endswith(f"; and {count - 3} more") == (count > 3)
+
+
+@pytest.mark.parametrize(
+    ("count", "told"), [(1, "0"), (2, "0, 1"), (3, "0, 1, 2"), (4, "0, 1, 2, and 1 more"), (100, "0, 1, 2, and 97 more")]
+)
+def test_listed(count: int, told: str) -> None:
+    assert listed([str(i) for i in range(count)]) == told
+    assert listed([str(i) for i in range(count)], "; ") == told.replace(", ", "; ")
 
 
 def test_check_tensors_names_source_and_spelling() -> None:
@@ -127,6 +137,31 @@ def test_check_tensors_names_source_and_spelling() -> None:
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_check_depth_leaves_fewer_layers_to_check_tensors(depth: int) -> None:
-    check_depth(depth, small_config(), "model.bin")
+    def layers(count: int) -> list[str]:
+        return ["bert.embeddings.LayerNorm.bias", *(f"bert.encoder.layer.{i}.output.dense.bias" for i in range(count))]
+
+    check_depth(layers(depth), small_config(), "model.bin")
     with pytest.raises(InputError, match=r"^model.bin has 3 encoder layers, its configuration 2$"):
-        check_depth(3, small_config(), "model.bin")
+        check_depth(layers(3), small_config(), "model.bin")
+
+
+# Spelled otherwise
+
+
+def test_the_names_of_an_encoder_alone() -> None:
+    """Without the model's prefix, beside which a head may stand."""
+    bare = {name[len("bert.") :] if name.startswith("bert.") else name: array for name, array in ARRAYS.items()}
+    assert {name for name in bare if name in ARRAYS} == {"qa_outputs.weight", "qa_outputs.bias"}
+    found = assembled(bare, small_config()).tensors()
+    assert all(found[name] is array or np.array_equal(found[name], array) for name, array in ARRAYS.items())
+    assert found.keys() == ARRAYS.keys()
+    with pytest.raises(InputError, match=r"^weights has 2 encoder layers, its configuration 1$"):
+        assembled(bare, small_config(num_hidden_layers=1))
+
+
+def test_ranges_of_another_family_s_names() -> None:
+    config = small_config(model_type="ernie", extra={"use_task_id": False})
+    arrays = {name.replace("bert.", "ernie.", 1): array for name, array in ARRAYS.items()}
+    amax = {"ernie.encoder.final_input_quantizer": 4.5, "ernie.encoder.layer.0.attention.self.query._input_quantizer": 2.0}
+    weights = assemble(arrays, config, Path("weights"), arrays, ranges=amax)
+    assert weights.ranges == {name.replace("ernie.", "bert."): value for name, value in amax.items()}

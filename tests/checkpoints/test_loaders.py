@@ -91,7 +91,7 @@ def test_odd_range(kind: Format, value: Any, shown: str, tmp_path: Path) -> None
 
 
 @formats(*FORMATS)
-def test_missing_tensors_are_all_listed(kind: Format, tmp_path: Path) -> None:
+def test_missing_tensors(kind: Format, tmp_path: Path) -> None:
     gone = ["bert.embeddings.LayerNorm.bias", "bert.encoder.layer.1.attention.self.key.weight", "qa_outputs.weight"]
     kind.write(tmp_path / "model", {name: array for name, array in ARRAYS.items() if name not in gone})
     message = message_of(kind.load, tmp_path / "model")
@@ -102,12 +102,13 @@ def test_missing_tensors_are_all_listed(kind: Format, tmp_path: Path) -> None:
 
 @formats("torch", "legacy torch", "safetensors", "onnx")
 def test_whole_numbers_are_no_weights(kind: Format, tmp_path: Path) -> None:
-    kind.write(tmp_path / "model", {**ARRAYS, "qa_outputs.bias": np.ones(2, np.int64)})
-    assert message_of(kind.load, tmp_path / "model").endswith("lacks 1 of 39 tensors: qa_outputs.bias")
+    name = "bert.embeddings.LayerNorm.bias"
+    kind.write(tmp_path / "model", {**ARRAYS, name: np.ones(32, np.int64)})
+    assert message_of(kind.load, tmp_path / "model").endswith(f"lacks 1 of 39 tensors: {name}")
 
 
 @formats(*FORMATS)
-def test_wrong_shapes_are_all_listed(kind: Format, tmp_path: Path) -> None:
+def test_wrong_shapes(kind: Format, tmp_path: Path) -> None:
     wrong = {
         "bert.embeddings.word_embeddings.weight": np.ones((61, 32), np.float32),
         "bert.encoder.layer.0.output.LayerNorm.bias": np.ones(31, np.float32),
@@ -121,7 +122,7 @@ def test_wrong_shapes_are_all_listed(kind: Format, tmp_path: Path) -> None:
         f"{kind.spelled('bert.embeddings.word_embeddings.weight')}: expected [60, 32], found [61, 32]",
         f"{kind.spelled('bert.encoder.layer.0.output.LayerNorm.bias')}: expected [32], found [31]",
         f"{kind.spelled('bert.encoder.layer.1.intermediate.dense.weight')}{transposed}: expected [48, 32], found [32, 48]",
-        f"{kind.spelled('qa_outputs.bias')}: expected [2], found [3]",
+        "and 1 more",
     ]
 
 
@@ -137,9 +138,10 @@ def test_file_with_fewer_layers_than_its_configuration(kind: Format, tmp_path: P
     kind.write(tmp_path / "model", ARRAYS)
     message = message_of(kind.load, tmp_path / "model", small_config(num_hidden_layers=3))
     assert "lacks 16 of 55 tensors: " in message
-    listed = message.split("tensors: ")[1].split(", ")
-    expected = [kind.spelled(name).replace("1", "2") for name in ARRAYS if name.startswith("bert.encoder.layer.1.")]
-    assert sorted(name.split(" ")[0] for name in listed) == sorted(expected)
+    *listed, more = message.split("tensors: ")[1].split(", ")
+    expected = {kind.spelled(name).replace("1", "2") for name in ARRAYS if name.startswith("bert.encoder.layer.1.")}
+    assert {name.split(" ")[0] for name in listed} < expected
+    assert (len(listed), more) == (3, "and 13 more")
 
 
 @formats(*FORMATS)

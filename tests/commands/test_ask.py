@@ -55,8 +55,9 @@ BLOCK = (
         ("-s 0 -p a -q why", "argument -s/--sequence-length: must be a whole number from 1, not '0'"),
         ("-b 0 -p a -q why", "argument -b/--batch-size: must be a whole number from 1, not '0'"),
         ("-d 0 -p a -q why", "argument -d/--doc-stride: must be a whole number from 1, not '0'"),
-        ("-v other.txt -p a -q why", "vocabulary other.txt has 100 tokens but the model's embedding 60 rows"),
-        ("-v absent.txt -p a -q why", "vocabulary absent.txt cannot be read"),
+        ("-v other.txt -p a -q why", "tokenizer other.txt has 100 tokens but the model's embedding 60 rows"),
+        ("-v absent.txt -p a -q why", "no tokenizer at absent.txt: there is no tokenizer.json or vocab.txt; name it with -v"),
+        ("--pooling cls -p a -q why", "--pooling is for feature-extraction, but engine padded.engine is for question-answering"),
     ],
 )
 def test_bad_question(work: Path, args: str, says: str) -> None:
@@ -87,9 +88,9 @@ def test_words_that_are_not_utf8(work: Path, args: str, says: str) -> None:
     refused("inference.py", f"-e padded.engine {args}", work, says)
 
 
-def test_a_vocabulary_that_went_away(work: Path) -> None:
-    change(work / "padded.engine.json", vocab_file="absent/vocab.txt")
-    refused("inference.py", ASK, work, "vocabulary absent/vocab.txt cannot be read", "name it with -v")
+def test_the_description_of_an_older_builder(work: Path) -> None:
+    change(work / "padded.engine.json", "tokenizer", "template", "task", vocab_file="model/vocab.txt", lower_case=True)
+    refused("inference.py", ASK, work, "description has no tokenizer, an older builder's: build it again, or give -v")
     assert re.fullmatch(BLOCK, succeeds("inference.py", f"{ASK} -v model/vocab.txt", work))
 
 
@@ -231,9 +232,9 @@ def test_an_engine_without_its_description(work: Path, engine: str) -> None:
         same, chance = answered(succeeds("inference.py", f"{args} {flags}", work))
         assert same == answer
         assert chance == pytest.approx(percent, abs=0.002)
-    refused("inference.py", f"{args} -s 64", work, "no description", "vocabulary", "-v")
-    write_vocab(work / "other.txt", 40)
-    refused("inference.py", f"{args} -v other.txt", work, "other.txt has 40 tokens but the model's embedding 60 rows")
+    refused("inference.py", f"{args} -s 64", work, "no description", "tokenizer", "-v")
+    write_vocab(work / "other.txt", 90)
+    refused("inference.py", f"{args} -v other.txt", work, "other.txt has 90 tokens but the model's embedding 60 rows")
 
 
 def test_squad_with_an_engine_without_its_description(work: Path) -> None:
@@ -310,6 +311,11 @@ def test_the_question_alone_has_the_answer_that_it_has_in_the_file(
     [best, *_] = read(scored["padded", 8].with_name("nbest_out.json"))["light-3"]
     assert answer == best["text"]
     assert percent == pytest.approx(100 * best["probability"], abs=0.01)
+
+
+def test_an_output_that_nothing_goes_to(small: Path) -> None:
+    """Of one question nothing is written, so that the name does not matter."""
+    answered(succeeds("inference.py", "-e padded.engine -p the cat -q where -o absent/out.json", small))
 
 
 def test_squad_by_default(work: Path) -> None:

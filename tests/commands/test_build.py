@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers import backends
 from tests.inputs import Bad, change, cut, half_of, read
 from tests.models import small_tensors, write_onnx, write_vocab
 from tests.running import refused, run, succeeds
+from tests.variants import PLAIN, save
 
 pytestmark = pytest.mark.usefixtures("no_tensorrt")
 
@@ -53,7 +55,7 @@ BAD_CHECKPOINTS = {
     ),
     "another size": Bad(
         BUILD + " -s 64",
-        ("model/model.safetensors", "bert.encoder.layer.1.intermediate.dense.weight: expected [40, 32], found [48, 32]"),
+        ("model/model.safetensors", "bert.encoder.layer.0.intermediate.dense.weight: expected [40, 32], found [48, 32]; "),
         lambda folder: change(folder / "model/config.json", intermediate_size=40),
     ),
 }
@@ -68,11 +70,19 @@ BAD_CONFIGS = {
 }
 BAD_VOCABULARIES = {
     "missing": Bad(
-        BUILD + " -s 64", ("vocabulary model/vocab.txt cannot be read",), lambda folder: (folder / "model/vocab.txt").unlink()
+        BUILD + " -s 64",
+        ("no tokenizer at model: there is no tokenizer.json or vocab.txt; name it with -v",),
+        lambda folder: (folder / "model/vocab.txt").unlink(),
+    ),
+    "missing where it was named": Bad(BUILD + " -s 64 -v absent.txt", ("no tokenizer at absent.txt: ",)),
+    "damaged": Bad(
+        BUILD + " -s 64",
+        ("model/tokenizer.json is not JSON: ",),
+        lambda folder: (folder / "model/tokenizer.json").write_text("{"),
     ),
     "another": Bad(
         BUILD + " -s 64 -v other.txt",
-        ("vocabulary other.txt has 100 tokens but the model's embedding 60 rows",),
+        ("tokenizer other.txt has 100 tokens but the model's embedding 60 rows",),
         lambda folder: write_vocab(folder / "other.txt", 100),
     ),
     "of something else": Bad(BUILD + " -s 64 -v passage.txt", ("vocabulary passage.txt lacks [PAD], [UNK], [CLS], [SEP]",)),
@@ -144,7 +154,7 @@ def test_bad_usage_of_builders(work: Path, args: str, says: str) -> None:
         ("builder_varseqlen.py", "-o absent/new.engine", "output folder absent does not exist"),
         ("builder.py", "-o passage.txt/new.engine", " passage.txt"),  # a file
         ("builder.py", "-o model", "output model is a folder"),
-        ("builder.py", "-o model/vocab.txt", "output model/vocab.txt is read as well"),
+        *(("builder.py", f"-o model/{name}", f"output model/{name} is read as well") for name in ("vocab.txt", "config.json")),
         ("builder.py", "-o .", "output . is a folder"),
         ("builder.py", "-o taken", "output taken.json is a folder"),  # no place for the description
         ("builder.py", "-o new.engine -tcf absent/new.cache", "output folder absent does not exist"),
@@ -167,6 +177,36 @@ def test_a_build_that_fails_leaves_the_older_engine(work: Path) -> None:
     cut(work / "model/model.safetensors")
     refused("builder.py", "-pt model -s 64 -o padded.engine", work, "model/model.safetensors")
     assert succeeds("inference.py", "-e padded.engine -p a b -q c", work)
+
+
+def test_an_embedding_may_have_more_rows_than_there_are_tokens(work: Path) -> None:
+    """As training on tensor cores wants it."""
+    write_vocab(work / "fewer.txt", 57)
+    succeeds("builder.py", "-pt model -o new.engine -s 64 -v fewer.txt --backend onnxruntime", work)
+    assert (work / "new.engine").read_bytes() != b""
+    assert read(work / "new.engine.json")["vocab_size"] == 60
+    assert succeeds("inference.py", "-e new.engine -p 'the cat sat' -q where", work)
+
+
+def test_a_family_that_the_first_backend_has_not(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told, and the next one builds."""
+    monkeypatch.setattr(type(backends.find("tensorrt")), "check_available", lambda _: None)
+    save(PLAIN["mpnet"].model("question-answering"), work / "mpnet")
+    write_vocab(work / "mpnet/vocab.txt")
+    spelled = (work / "mpnet/vocab.txt").read_text()
+    for role, token in {"[PAD]": "<pad>", "[CLS]": "<s>", "[SEP]": "</s>"}.items():
+        spelled = spelled.replace(role, token)
+    (work / "mpnet/vocab.txt").write_text(spelled)
+    done = run("builder.py", "-pt mpnet -o new.engine -s 64", work)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("warning: tensorrt has no relative position bias (mpnet): ONNX Runtime on the CPU runs it\n")
+    assert read(work / "new.engine.json")["backend"] == "onnxruntime"
+
+
+def test_an_engine_beside_its_checkpoint_is_replaced(work: Path) -> None:
+    for length in ("32", "64"):
+        succeeds("builder.py", f"-pt model -o model/new.engine -s {length} --backend onnxruntime", work)
+        assert read(work / "model/new.engine.json")["profiles"] == [[1, int(length)]]
 
 
 def test_float16_on_the_cpu_warns(work: Path) -> None:

@@ -15,14 +15,15 @@ from safetensors.numpy import save_file
 
 from helpers.quantization import calibration
 from helpers.request import Calibration
-from helpers.tokenization import Tokenizer
+from helpers.tokenization import Template
 from helpers.weights import BertWeights
 from tests.inputs import change, read, write_squad
-from tests.models import VOCAB, random_model, small_config, weights_of, write_vocab
+from tests.models import random_model, small_config, weights_of, write_vocab
 from tests.quantized import FINAL, NEXT, PROJECTIONS, QUANTIZERS, SITES, TENSORS, Inspected
 from tests.running import refused, run
+from tests.wordpieces import letters
 
-BUILDERS = ("builder.py", "builder_varseqlen.py")
+BOTH = pytest.mark.parametrize("script", ["builder.py", "builder_varseqlen.py"])
 WEIGHTS = weights_of(random_model(small_config()))
 OWN = {name: 1.0 + i for i, name in enumerate(QUANTIZERS)}  # a range of its own for each
 
@@ -65,38 +66,40 @@ def work(tmp_path: Path) -> Path:
 # Calibration
 
 
-def test_calibration_cache(work: Path) -> None:
+@BOTH
+def test_calibration_cache(work: Path, script: str) -> None:
     args = "-pt model -j squad.json -n 4 -p cache --int8"
-    first = builds("builder.py", f"{args} -s 32 -o first.engine", work)
+    first = builds(script, f"{args} -s 32 -o first.engine", work)
     assert "Calibrating" in first.stderr
     assert re.search(r"4/4\b", first.stderr)
     assert warnings(first) == []
 
-    tokenizer = Tokenizer({token: i for i, token in enumerate(VOCAB)}, True)
-    windows = calibration.windows(Calibration(work / "squad.json", 4), small_config(), tokenizer, 32)
+    model = calibration.Model(small_config(), WEIGHTS, SITES, letters(), Template())
+    windows = calibration.windows(Calibration(work / "squad.json", 4), model, 32)
     found = calibration.calibrate(WEIGHTS, small_config(), SITES, windows)
     cache = read(work / "cache")
     assert cache["ranges"] == pytest.approx(found, rel=1e-6)
     assert read(work / "first.engine.json")["precision"] == "int8"
     rounded = ranges_in(work / "first.engine")
     assert rounded == pytest.approx({name: found[name] for name in PROJECTIONS.values()}, rel=1e-6)
+    assert read(work / "first.engine.json")["packed"] == (script == "builder_varseqlen.py")
 
     # The cache is what the second build takes its ranges from: so a changed one shows.
     cache["ranges"]["bert.embeddings"] *= 2
     (work / "cache").write_text(json.dumps(cache))
-    second = builds("builder.py", f"{args} -s 32 -o second.engine", work)
+    second = builds(script, f"{args} -s 32 -o second.engine", work)
     assert "Calibrating" not in second.stderr
     assert warnings(second) == []
     assert ranges_in(work / "second.engine") == pytest.approx({**rounded, "bert.embeddings": 2 * rounded["bert.embeddings"]})
     assert read(work / "cache") == cache
 
-    other = builds("builder.py", f"{args} -s 20 -o other.engine", work)
+    other = builds(script, f"{args} -s 20 -o other.engine", work)
     assert "Calibrating" in other.stderr
     [warning] = warnings(other)
     assert warning.startswith("calibration cache cache is of another model, sequence length or text")
     assert read(work / "cache")["stamp"] != cache["stamp"]
     replaced = (work / "cache").read_bytes()
-    assert "Calibrating" not in builds("builder.py", f"{args} -s 20 -o other.engine", work).stderr
+    assert "Calibrating" not in builds(script, f"{args} -s 20 -o other.engine", work).stderr
     assert (work / "cache").read_bytes() == replaced
 
 
@@ -110,48 +113,44 @@ def test_a_cache_of_the_same_weights_in_another_configuration(work: Path) -> Non
     assert len(warnings(done)) == 1
 
 
-def test_a_malformed_cache_is_replaced(work: Path) -> None:
+@BOTH
+def test_a_malformed_cache_is_replaced(work: Path, script: str) -> None:
     (work / "cache").write_bytes(b"TRT-8600-EntropyCalibration2\n")
-    done = builds("builder.py", "-pt model -j squad.json -n 1 -p cache --int8 -s 32 -o new.engine", work)
+    done = builds(script, "-pt model -j squad.json -n 1 -p cache --int8 -s 32 -o new.engine", work)
     assert "Calibrating" in done.stderr
     assert warnings(done) == ["calibration cache cache is not one of this project: ignored, and replaced after calibration"]
     assert set(read(work / "cache")["ranges"]) == set(TENSORS)
 
 
-def test_without_text_to_calibrate_with(work: Path) -> None:
-    said = refused("builder.py", on_cpu("-pt model --int8 -s 32 -o new.engine"), work)
+@BOTH
+def test_without_text_to_calibrate_with(work: Path, script: str) -> None:
+    said = refused(script, on_cpu("-pt model --int8 -s 32 -o new.engine"), work)
     assert "squad/dev-v1.1.json does not exist" in said
     assert "--squad-json" in said
-    said = refused("builder.py", on_cpu("-pt model --int8 -s 32 -o new.engine -j squad.json"), work)
+    said = refused(script, on_cpu("-pt model --int8 -s 32 -o new.engine -j squad.json"), work)
     assert said == "error: SQuAD file squad.json has 4 windows, fewer than 100: lower --calib-num\n"
 
 
-def test_a_cache_that_is_the_text(work: Path) -> None:
-    said = refused("builder.py", on_cpu("-pt model --int8 -s 32 -o new.engine -j squad.json -p squad.json"), work)
+@BOTH
+def test_a_cache_that_is_the_text(work: Path, script: str) -> None:
+    said = refused(script, on_cpu("-pt model --int8 -s 32 -o new.engine -j squad.json -p squad.json"), work)
     assert said == "error: output squad.json is read as well, and would be overwritten: name another file\n"
-
-
-def test_packed_engines_are_not_calibrated(work: Path) -> None:
-    said = refused("builder_varseqlen.py", on_cpu("-pt model --int8 -s 32 -o new.engine"), work)
-    assert said.startswith("error: int8 needs 21 activation ranges that the checkpoint lacks: ")
-    assert all(f"{name}._amax" in said for name in QUANTIZERS)
 
 
 # Ranges of checkpoints
 
 
-@pytest.mark.parametrize("script", BUILDERS)
+@BOTH
 def test_a_checkpoint_that_lacks_some_ranges(work: Path, script: str) -> None:
     """Even where there is text, what was trained is not mixed with what is found."""
     missing = sorted(QUANTIZERS[i] for i in (2, 9, 20))
     write_model(work / "model", replace(WEIGHTS, ranges={name: amax for name, amax in OWN.items() if name not in missing}))
-    text = "-j squad.json -n 4" if script == "builder.py" else ""
-    assert refused(script, on_cpu(f"-pt model --int8 -s 32 -o new.engine {text}"), work) == (
+    assert refused(script, on_cpu("-pt model --int8 -s 32 -o new.engine -j squad.json -n 4"), work) == (
         f"error: int8 needs 3 activation ranges that the checkpoint lacks: {', '.join(f'{name}._amax' for name in missing)}\n"
     )
 
 
-@pytest.mark.parametrize("script", BUILDERS)
+@BOTH
 def test_a_checkpoint_with_all_ranges(work: Path, script: str) -> None:
     """All are used, none is calibrated, and no text is asked for."""
     write_model(work / "model", replace(WEIGHTS, ranges=OWN))

@@ -14,10 +14,10 @@ from helpers.checkpoints import megatron
 from helpers.layouts import Profile
 from helpers.quantization import ranges
 from tests.batches import onnx_blob
-from tests.inputs import read
+from tests.inputs import read, write_squad
 from tests.models import write_vocab
 from tests.pickles import ARRAYS, CONFIG, OUTPUT, TOUCH, Call, dump
-from tests.quantized import SITES, SITES_WITH_SUMS, SUMS
+from tests.quantized import PROJECTIONS, SITES, SITES_WITH_SUMS, SUMS, TENSORS, Inspected
 from tests.running import assert_refusal, listing, run, succeeds
 
 SCRIPT = "builder_varseqlen.py"
@@ -114,5 +114,17 @@ def test_missing_ranges_of_the_sums(work: Path) -> None:
 
 def test_without_any_ranges(work: Path) -> None:
     dump(work / "megatron.pkl", {name: array for name, array in ARRAYS.items() if not name.endswith("_amax")})
-    assert refused(f"{PKL} -i -il --megatron", work).startswith("error: int8 needs 25 activation ranges that ")
+    assert refused(f"{PKL} -i -il --megatron", work) == (
+        "error: int8 needs text to calibrate with, but squad/dev-v1.1.json does not exist: name a SQuAD file with --squad-json, "
+        "or take a checkpoint with activation ranges\n"
+    )
     assert succeeds(SCRIPT, on_cpu(PKL), work)
+
+    # With text, the sums' ranges are found too, of which those of what projections read are used.
+    write_squad(work / "squad.json", ("the quick brown fox jumps", "ab"))
+    assert succeeds(SCRIPT, on_cpu(f"{PKL} -i -il --megatron -j squad.json -n 2 -p cache"), work)
+    found = read(work / "cache")["ranges"]
+    assert set(found) == {*TENSORS, *SUMS}
+    assert Inspected((work / "new.engine").read_bytes()).ranges() == pytest.approx(
+        {name: found[name] for name in PROJECTIONS.values()}, rel=1e-6
+    )

@@ -17,6 +17,7 @@ import pytest
 
 from helpers import __version__
 from helpers.commands import cli
+from helpers.config import TASKS
 from helpers.errors import InputError
 from tests.inputs import Bad, change, cut, half_of
 from tests.models import small_tensors, write_onnx
@@ -48,7 +49,11 @@ SHARED_BUILDER = (
     Flag("-f --fp16"),
     Flag("-i --int8"),
     Flag("-w --workspace-size", "1200"),
-    Flag("-v --vocab-file", "vocab.txt in the config folder"),
+    Flag("-v --vocab-file", "in the config folder"),
+    Flag("--task", "question-answering"),
+    Flag("-j --squad-json", "squad/dev-v1.1.json"),
+    Flag("-n --calib-num", "100"),
+    Flag("-p --calib-path"),
     Flag("-sp --sparse"),
     Flag("-tcf --timing-cache-file"),
     Flag("--backend", "auto"),
@@ -94,9 +99,6 @@ FLAGS = {
         Flag("-b --batch-size", "1"),
         Flag("-s --sequence-length", "128"),
         Flag("-t --strict"),
-        Flag("-j --squad-json", "squad/dev-v1.1.json"),
-        Flag("-n --calib-num", "100"),
-        Flag("-p --calib-path"),
         Flag("-g --force-fc2-gemm"),
         Flag("-iln --force-int8-skipln"),
         Flag("-imh --force-int8-multihead"),
@@ -166,6 +168,7 @@ def test_tab_completion(script: str) -> None:
 
 def test_tab_completion_of_choices() -> None:
     assert complete("builder.py", "--backend ") == ["auto", "onnxruntime", "tensorrt"]
+    assert complete("builder.py", "--task ") == sorted(TASKS)
     assert complete("scripts/random_checkpoint.py", "-o x l") == ["large"]
 
 
@@ -179,10 +182,6 @@ def test_unknown_flag(script: str, work: Path) -> None:
     ("flag", "named"),
     [
         ("-t", " -t"),
-        ("-j squad.json", " -j"),
-        ("-n 10", " -n"),
-        ("-p new.cache", " -p "),
-        ("--calib-path new.cache", " --calib-path"),
         ("-g", " -g"),
         ("-iln", ""),  # read as -i, and something after it
         ("--force-int8-skipln", " --force-int8-skipln"),
@@ -334,8 +333,8 @@ BAD_ENGINES = {
     ),
     "description without a member": Bad(
         "-e padded.engine",
-        ("padded.engine.json does not describe an engine", "lower_case"),
-        lambda folder: change(folder / "padded.engine.json", "lower_case"),
+        ("padded.engine.json does not describe an engine", "vocab_size"),
+        lambda folder: change(folder / "padded.engine.json", "vocab_size"),
     ),
 }
 

@@ -15,7 +15,7 @@ import transformers
 
 from helpers import checkpoints
 from helpers.checkpoints import pytorch
-from helpers.config import BertConfig
+from helpers.config import ACTIVATIONS, BertConfig
 from helpers.errors import InputError
 from helpers.qa.windows import Options
 from helpers.reader import Reader
@@ -37,7 +37,6 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": LONGEST,
     "vocab_size": 30522,
 }
-SEGMENTS = "bert.embeddings.token_type_embeddings.weight"
 
 
 class Distilled(NamedTuple):
@@ -75,7 +74,7 @@ def config(distilled: Distilled) -> BertConfig:
 
 def test_the_description(reader: Reader) -> None:
     assert reader.description
-    assert (reader.description.model_type, reader.description.gelu) == ("distilbert", "erf")
+    assert (reader.description.model_type, reader.description.activation) == ("distilbert", "erf")
     assert reader.description.vocab_size == SIZES["vocab_size"]
 
 
@@ -96,7 +95,7 @@ def test_segment_ids_do_not_matter(reader: Reader, config: BertConfig) -> None:
 
 # Answers
 
-OPTIONS = Options(sequence_length=64, doc_stride=24, n_best=10)
+OPTIONS = Options(sequence_length=64, doc_stride=24, top_k=10)
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +142,8 @@ def test_a_question_at_the_command_line(distilled: Distilled, reader: Reader) ->
 
 
 def test_the_configuration(config: BertConfig) -> None:
-    assert config == BertConfig(30522, 32, 3, 4, 48, LONGEST, 2, "gelu", 1e-12, "distilbert")
-    assert (config.gelu, config.head_size) == ("erf", 8)
+    assert config == BertConfig(30522, 32, 3, 4, 48, LONGEST, 0, "gelu", 1e-12, "distilbert")
+    assert (config.activation, config.head_size) == ("erf", 8)
 
 
 def test_to_dict_and_back(distilled: Distilled, config: BertConfig) -> None:
@@ -165,7 +164,7 @@ def test_to_dict_and_back(distilled: Distilled, config: BertConfig) -> None:
         ),
         *[({name: 0}, [], f": {name} must be a positive whole number, not 0") for name in SIZES],
         ({"n_heads": 5}, [], ": dim 32 is not a multiple of n_heads 5"),
-        ({"activation": "relu"}, [], ": activation 'relu' is not supported; use one of gelu, gelu_new, gelu_pytorch_tanh"),
+        ({"activation": "selu"}, [], f": activation 'selu' is not supported; use one of {', '.join(ACTIVATIONS)}"),
     ],
 )
 def test_keys_are_named_as_its_own(config: BertConfig, changes: dict[str, Any], without: list[str], message: str) -> None:
@@ -184,15 +183,15 @@ def test_what_its_code_fixes(config: BertConfig) -> None:
 
 
 def test_tensors(distilled: Distilled, config: BertConfig, tmp_path: Path) -> None:
-    """Each of the model's, from either format, and segment embeddings that add nothing."""
+    """Each of the model's, from either format, and no segment embeddings."""
     weights = checkpoints.load("pytorch", distilled.folder / "model", config)
     write_onnx(tmp_path / "model.onnx", arrays_of(distilled.model))
     found, exported = weights.tensors(), checkpoints.load("onnx", tmp_path / "model.onnx", config).tensors()
     assert {name: array.shape for name, array in found.items()} == tensor_shapes(config)
-    assert not found[SEGMENTS].any()
+    assert weights.embeddings.token_type is None
     assert all(np.array_equal(array, exported[name]) for name, array in found.items())
     arrays = arrays_of(distilled.model)
-    assert {array.tobytes() for name, array in found.items() if name != SEGMENTS} == {a.tobytes() for a in arrays.values()}
+    assert {array.tobytes() for array in found.values()} == {array.tobytes() for array in arrays.values()}
     attention, layer = distilled.model.distilbert.transformer.layer[2].attention, weights.layers[2]
     for ours, module in ((layer.query, attention.q_lin), (layer.key, attention.k_lin), (layer.value, attention.v_lin)):
         np.testing.assert_array_equal(ours.weight, module.weight.detach().numpy())
@@ -210,9 +209,9 @@ def spoiled(folder: Path, distilled: Distilled, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"distilbert.transformer.layer.1.attention.q_lin.weight": None}, "lacks 1 of 55 tensors: {}"),
-        ({"distilbert.transformer.layer.0.sa_layer_norm.bias": None}, "lacks 1 of 55 tensors: {}"),
-        ({"distilbert.embeddings.LayerNorm.weight": None, "qa_outputs.bias": None}, "lacks 2 of 55 tensors: {}, {}"),
+        ({"distilbert.transformer.layer.1.attention.q_lin.weight": None}, "lacks 1 of 54 tensors: {}"),
+        ({"distilbert.transformer.layer.0.sa_layer_norm.bias": None}, "lacks 1 of 54 tensors: {}"),
+        ({"distilbert.embeddings.LayerNorm.weight": None, "qa_outputs.bias": None}, "lacks 2 of 54 tensors: {}, {}"),
         ({"distilbert.transformer.layer.2.ffn.lin1.bias": np.ones(47, np.float32)}, "{}: expected [48], found [47]"),
         ({"distilbert.transformer.layer.2.ffn.lin2.bias": np.full(32, np.nan, np.float32)}, "holds NaN or infinity in {}"),
         ({"distilbert.transformer.layer.3.ffn.lin2.bias": np.ones(32, np.float32)}, "has 4 encoder layers, its configuration 3"),
@@ -229,7 +228,8 @@ def test_a_bert_that_calls_itself_a_distilbert(work: Path) -> None:
     """And the other way round: no tensor is found, and none is taken for another."""
     change(work / "model/config.json", "hidden_size", "num_hidden_layers", "num_attention_heads", **{**SIZES, "vocab_size": 60})
     change(work / "model/config.json", model_type="distilbert")
-    says = "lacks 52 of 55 tensors: distilbert.embeddings.word_embeddings.weight, "
+    names = ("embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight", "embeddings.LayerNorm.weight")
+    says = f"lacks 52 of 54 tensors: {', '.join(f'distilbert.{name}' for name in names)}, and 49 more\n"
     refused("builder.py", "-pt model -o new.engine -s 64 --backend onnxruntime", work, says)
 
 

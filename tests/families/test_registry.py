@@ -7,24 +7,23 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+import transformers
 
 from helpers import families
-from helpers.config import BertConfig
+from helpers.config import SIZES, TASKS, BertConfig
 from helpers.errors import InputError
 from helpers.families.base import Family
-from helpers.tokenization import SPECIAL
-from helpers.weights import tensor_shapes
 from tests.models import small_config
 from tests.running import ROOT, refused
 
 HELPERS = ROOT / "helpers"
 
+KNOWN = "supported are " + ", ".join(families.FAMILIES)
 # What else a configuration may say, and how it is told
 UNKNOWN: list[tuple[Any, str]] = [
-    ("roberta", "'roberta'"),
-    ("deberta-v2", "'deberta-v2'"),
+    ("gpt2", "'gpt2'"),
+    ("roberta-prelayernorm", "'roberta-prelayernorm'"),
     ("Bert", "'Bert'"),
     ("", "''"),
     ("bert\n", r"'bert\n'"),
@@ -38,7 +37,7 @@ UNKNOWN: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("model_type", "told"), UNKNOWN, ids=[told for _, told in UNKNOWN])
 def test_an_unknown_family(model_type: Any, told: str) -> None:
-    message = f"model_type {told} is not supported; supported are bert, distilbert"
+    message = f"model_type {told} is not supported; {KNOWN}"
     values = {**small_config().to_dict(), "model_type": model_type}
     with pytest.raises(InputError) as error:
         BertConfig.from_dict(values, Path("config.json"))
@@ -52,8 +51,8 @@ def test_an_unknown_family(model_type: Any, told: str) -> None:
 @pytest.mark.parametrize("script", ["builder.py", "builder_varseqlen.py"])
 def test_a_checkpoint_of_an_unknown_family(work: Path, script: str) -> None:
     path = work / "model/config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "roberta"}))
-    says = "configuration model/config.json: model_type 'roberta' is not supported; supported are bert, distilbert"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "gpt2"}))
+    says = f"configuration model/config.json: model_type 'gpt2' is not supported; {KNOWN}\n"
     refused(script, "-pt model -o new.engine -s 64 --backend onnxruntime", work, says)
 
 
@@ -66,34 +65,43 @@ def test_no_model_type_means_bert() -> None:
     assert config.family is families.FAMILIES["bert"]
 
 
+def test_what_there_is() -> None:
+    first = ("bert", "roberta", "camembert", "xlm-roberta", "distilbert", "electra", "albert", "mpnet", "deberta", "deberta-v2")
+    assert tuple(families.FAMILIES) == (*first, "modernbert", "ernie", "squeezebert")
+
+
 def test_a_family_is_one_file() -> None:
-    """Its own; nothing else in the package knows it."""
+    """Its own; nothing else in the package knows it, but for networks and tokenizers that are of more than BERT's kind."""
     modules = {path.stem for path in (HELPERS / "families").glob("*.py")} - {"__init__", "base"}
-    assert modules == set(families.FAMILIES)
-    knowing = [path for path in HELPERS.rglob("*.py") if "distilbert" in path.read_text(encoding="utf-8").lower()]
-    assert {str(path.relative_to(HELPERS)) for path in knowing} == {"families/__init__.py", "families/distilbert.py"}
+    assert modules == {module.__name__.rpartition(".")[2] for module in families.MODULES}
+    for name in ("distilbert", "electra", "ernie", "squeezebert"):
+        knowing = [path for path in HELPERS.rglob("*.py") if name in path.read_text(encoding="utf-8").lower()]
+        assert {str(path.relative_to(HELPERS)) for path in knowing} - {"families/albert.py"} == {
+            "families/__init__.py",
+            f"families/{name}.py",
+        }
 
 
 @pytest.mark.parametrize("family", families.FAMILIES.values(), ids=families.FAMILIES)
 def test_what_a_family_says(family: Family) -> None:
-    """It speaks of BERT's own fields and tensors, calls no two alike, and has windows of tokens that vocabularies have."""
+    """It speaks of BERT's own fields, and calls no two alike."""
     assert families.find(family.model_type, "here") is family
     known = {field.name for field in fields(BertConfig)}
-    assert set(family.keys) | set(family.fixed) <= known - {"model_type"}
+    assert set(family.keys) | set(family.fixed) | set(family.defaults) <= set(SIZES) <= known
     assert not set(family.keys) & set(family.fixed)
+    assert not set(family.extra) & known
     called = [family.keys.get(name, name) for name in known]
     assert len(set(called)) == len(called)
 
-    shapes = tensor_shapes(small_config(num_hidden_layers=12))
-    assert len({family.tensor_name(name) for name in shapes}) == len(shapes)
-    for name, array in family.constants(shapes).items():
-        assert array.shape == shapes[name]
-        assert array.dtype == np.float32
 
-    template = family.template
-    assert {*template.before, *template.between, *template.after} <= set(SPECIAL)
-    assert template.before and template.passage_segment in (0, 1)
-    vocab = {token: i for i, token in enumerate((*SPECIAL, "the", "The"))}
-    for lower_case, ids in ((True, [4, 4]), (False, [4, 5])):
-        [tokens] = family.tokenizer(vocab, lower_case)(["the The"])
-        assert tokens.ids.tolist() == ids
+def test_tokenizers_by_the_name_of_their_class() -> None:
+    """As tokenizer_config.json names them; ModernBERT's class tells nothing."""
+    for family in families.FAMILIES.values():
+        named = families.TOKENIZERS.get(family.tokenizer.name)
+        assert named == (None if family.model_type == "modernbert" else family.tokenizer)
+
+
+def test_architectures_are_those_of_hugging_face() -> None:
+    for family in families.FAMILIES.values():
+        for suffix in TASKS.values():
+            assert getattr(transformers, family.architecture + suffix).config_class.model_type == family.model_type

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from helpers.families.base import BERT_TEMPLATE
 from helpers.layouts import Padded, Profile
-from helpers.qa.spans import Answer, Candidate, best_context, best_spans, collect, merge, probabilities
+from helpers.qa.spans import Answer, Candidate, best_context, best_spans, collect, merge
 from helpers.qa.windows import Encoded, Options, Window, encode, make_windows
-from helpers.tokenization import Tokenizer
-from tests.models import VOCAB
+from helpers.tokenization import Template
+from tests.wordpieces import letters
 
 NEVER = float("-inf")
-SHORT = Options(sequence_length=24, doc_stride=7, max_query_length=9, max_answer_length=6, n_best=8)
-TOKENIZER = Tokenizer({token: i for i, token in enumerate(VOCAB)}, True)
+SHORT = Options(sequence_length=24, doc_stride=7, max_question_len=9, max_answer_len=6, top_k=8)
+TOKENIZER = letters()
+BERT = Template()
 
 # (tokens of the question, tokens of the passage, tokens of a window, stride), with room for the passage in each window
 SIZES = st.tuples(st.integers(1, 12), st.integers(1, 90), st.integers(1, 40), st.integers(1, 50)).map(
@@ -33,7 +33,7 @@ SIZES = st.tuples(st.integers(1, 12), st.integers(1, 90), st.integers(1, 40), st
 
 
 def windows_of(question: int, passage: int, length: int, stride: int) -> list[Window]:
-    return make_windows(0, question, passage, BERT_TEMPLATE, length, stride)
+    return make_windows(0, question, passage, BERT, length, stride)
 
 
 def context_by_hand(windows: list[Window]) -> dict[int, int]:
@@ -185,7 +185,7 @@ def test_best_spans_of_one_token() -> None:
 
 PASSAGES = ["the cat sat on the mat. it was a mat of straw", "a b c", "who sat where and why? nobody knows"]
 QUESTIONS, PASSAGE_OF = ["who?", "why", "wo ist x"], [0, 1, 2]
-ENCODED = encode(PASSAGES, QUESTIONS, PASSAGE_OF, TOKENIZER, BERT_TEMPLATE, SHORT)
+ENCODED = encode(PASSAGES, QUESTIONS, PASSAGE_OF, TOKENIZER, BERT, SHORT)
 
 
 def logits_of(windows: Sequence[Window], seed: int = 0) -> np.ndarray:
@@ -221,7 +221,7 @@ def test_batches_do_not_matter() -> None:
 
 
 def test_an_answer_comes_with_its_last_window() -> None:
-    encoded = encode(PASSAGES[::2], ["who?", "why"], [0, 1], TOKENIZER, BERT_TEMPLATE, SHORT)
+    encoded = encode(PASSAGES[::2], ["who?", "why"], [0, 1], TOKENIZER, BERT, SHORT)
     drawn: list[int] = []
 
     def in_order() -> Iterator[tuple[list[int], np.ndarray]]:
@@ -240,7 +240,7 @@ def test_an_answer_comes_with_its_last_window() -> None:
 
 
 def one_window() -> tuple[Encoded, np.ndarray]:
-    encoded = encode(["a b c d e f"], ["why"], [0], TOKENIZER, BERT_TEMPLATE, SHORT)
+    encoded = encode(["a b c d e f"], ["why"], [0], TOKENIZER, BERT, SHORT)
     [window] = encoded.windows
     return encoded, logits_of([window])
 
@@ -306,7 +306,7 @@ def part(spans: list[tuple[int, int, float]], null_score: float) -> tuple[np.nda
 
 Span = tuple[str, int, int, float]
 
-MERGED = encode(["b a A, cd a"], ["why"], [0], TOKENIZER, BERT_TEMPLATE, SHORT)  # tokens b a A , c ##d a
+MERGED = encode(["b a A, cd a"], ["why"], [0], TOKENIZER, BERT, SHORT)  # tokens b a A , c ##d a
 PARTS = [
     part([(1, 1, 5), (0, 1, 3), (0, 0, NEVER), (6, 6, NEVER)], -1.5),
     part([(6, 6, 6), (2, 2, 4), (3, 5, 2), (3, 4, 1)], -2.5),
@@ -327,9 +327,9 @@ def with_probabilities(ranked: list[Span]) -> list[Any]:
 
 
 def test_merge() -> None:
-    for n_best in (1, 3, 5, 20):
-        expected = Answer(with_probabilities(RANKED[:n_best]), -2.5)
-        assert merge(MERGED, 0, PARTS, replace(SHORT, n_best=n_best)) == expected
+    for top_k in (1, 3, 5, 20):
+        expected = Answer(with_probabilities(RANKED[:top_k]), -2.5)
+        assert merge(MERGED, 0, PARTS, replace(SHORT, top_k=top_k)) == expected
     assert merge(MERGED, 0, PARTS[::-1], SHORT) == Answer(with_probabilities(RANKED), -2.5)
 
 
@@ -339,16 +339,9 @@ def test_merge() -> None:
 )
 def test_merge_where_a_passage_may_hold_no_answer(threshold: float, wins: bool) -> None:
     """No answer, at -2.5, scores 8.5 less than the best one: it must score more than the threshold better to win."""
-    for n_best in (2, 20):
-        ranked = RANKED[:n_best]
+    for top_k in (2, 20):
+        ranked = RANKED[:top_k]
         expected = with_probabilities([NOTHING, *ranked] if wins else [*ranked, NOTHING])
-        found = merge(MERGED, 0, PARTS, replace(SHORT, n_best=n_best, null_threshold=threshold))
+        found = merge(MERGED, 0, PARTS, replace(SHORT, top_k=top_k, handle_impossible_answer=True, null_threshold=threshold))
         assert found == Answer(expected, -2.5)
         assert found.text == ("" if wins else "a")
-
-
-def test_probabilities() -> None:
-    assert probabilities([3.0]) == [1.0]
-    assert probabilities([2.0, 2.0, 2.0, 2.0]) == [0.25] * 4
-    assert probabilities([np.log(6), np.log(3), 0.0]) == pytest.approx([0.6, 0.3, 0.1])
-    assert probabilities([1e4, 1e4, -1e4]) == [0.5, 0.5, 0.0]

@@ -9,22 +9,23 @@ from hypothesis import strategies as st
 
 from helpers.commands.cli import FLAGS
 from helpers.errors import InputError
-from helpers.families.base import BERT_TEMPLATE, Template
 from helpers.layouts import Padded, Profile
 from helpers.qa import windows
 from helpers.qa.windows import Encoded, Options, Window, make_windows
-from helpers.tokenization import Tokenizer
+from helpers.tokenization import Template
 from tests.models import VOCAB
+from tests.wordpieces import letters
 
-SHORT = Options(sequence_length=24, doc_stride=7, max_query_length=9)
+SHORT = Options(sequence_length=24, doc_stride=7, max_question_len=9)
 
 # In descending order, so that no marker has the id of zero, which an empty array would show.
-TOKENIZER = Tokenizer({token: i for i, token in enumerate(sorted(VOCAB, reverse=True))}, True)
+TOKENIZER = letters(sorted(VOCAB, reverse=True))
 CLS, SEP = TOKENIZER.ids(["[CLS]", "[SEP]"])
 
+BERT = Template()
 # BERT's, and others that families may have
 TEMPLATES = (
-    BERT_TEMPLATE,
+    BERT,
     Template(passage_segment=0),
     Template(("[CLS]",), ("[SEP]", "[SEP]"), ("[SEP]",), 0),
     Template(("[CLS]", "[MASK]"), ("[SEP]", "[UNK]", "[SEP]"), ("[SEP]", "[CLS]")),
@@ -44,9 +45,9 @@ SIZES = st.tuples(st.integers(1, 12), st.integers(1, 90), st.integers(1, 40), st
 
 
 @given(SIZES, st.sampled_from(TEMPLATES))
-@example((3, 10, 10, 5), BERT_TEMPLATE)  # the passage fills one window
-@example((3, 11, 10, 5), BERT_TEMPLATE)  # and is one token more
-@example((3, 90, 1, 50), BERT_TEMPLATE)  # room for one token
+@example((3, 10, 10, 5), BERT)  # the passage fills one window
+@example((3, 11, 10, 5), BERT)  # and is one token more
+@example((3, 90, 1, 50), BERT)  # room for one token
 @settings(max_examples=300)
 def test_make_windows(sizes: tuple[int, int, int, int], template: Template) -> None:
     question, passage, room, stride = sizes
@@ -64,10 +65,9 @@ def test_make_windows(sizes: tuple[int, int, int, int], template: Template) -> N
 
 
 def test_windows_by_hand() -> None:
-    bert = BERT_TEMPLATE
-    assert make_windows(0, 2, 10, bert, 11, 3) == [Window(0, 0, 4, 6, 11), Window(0, 3, 4, 6, 11), Window(0, 6, 4, 4, 9)]
-    assert make_windows(0, 2, 7, bert, 8, 100) == [Window(0, 0, 4, 3, 8), Window(0, 3, 4, 3, 8), Window(0, 6, 4, 1, 6)]
-    assert make_windows(0, 2, 6, bert, 11, 3) == [Window(0, 0, 4, 6, 11)]
+    assert make_windows(0, 2, 10, BERT, 11, 3) == [Window(0, 0, 4, 6, 11), Window(0, 3, 4, 6, 11), Window(0, 6, 4, 4, 9)]
+    assert make_windows(0, 2, 7, BERT, 8, 100) == [Window(0, 0, 4, 3, 8), Window(0, 3, 4, 3, 8), Window(0, 6, 4, 1, 6)]
+    assert make_windows(0, 2, 6, BERT, 11, 3) == [Window(0, 0, 4, 6, 11)]
     double = Template(("[CLS]",), ("[SEP]", "[SEP]"), ("[SEP]",))
     assert make_windows(3, 2, 10, double, 12, 3) == [Window(3, 0, 5, 6, 12), Window(3, 3, 5, 6, 12), Window(3, 6, 5, 4, 10)]
 
@@ -75,9 +75,7 @@ def test_windows_by_hand() -> None:
 # Batches
 
 
-def encode(
-    passages: list[str], questions: list[str], passage_of: list[int], room: int, template: Template = BERT_TEMPLATE
-) -> Encoded:
+def encode(passages: list[str], questions: list[str], passage_of: list[int], room: int, template: Template = BERT) -> Encoded:
     tokens, asked = TOKENIZER(passages), TOKENIZER(questions)
     made = [
         window
@@ -136,7 +134,7 @@ def test_batch_by_hand() -> None:
 
 
 def ask(passages: list[str], questions: list[str], passage_of: list[int], options: Options = SHORT) -> list[Window]:
-    return windows.encode(passages, questions, passage_of, TOKENIZER, BERT_TEMPLATE, options).windows
+    return windows.encode(passages, questions, passage_of, TOKENIZER, BERT, options).windows
 
 
 @pytest.mark.parametrize("nothing", ["", "  \t\n", "\x00\x07\u200b", "\u0301", "\ufffd"])
@@ -149,7 +147,7 @@ def test_a_question_or_passage_without_words(nothing: str) -> None:
 
 
 def test_a_question_that_leaves_no_room() -> None:
-    options = Options(sequence_length=12, max_query_length=64)
+    options = Options(sequence_length=12, max_question_len=64)
     fits, fills = "abcdefgh", "abcdefghi"  # letters are tokens
     made = ask(["a b c"], [fits], [0], options)
     assert [(window.offset, window.shown, window.length) for window in made] == [(0, 1, 12), (1, 1, 12), (2, 1, 12)]
@@ -159,7 +157,7 @@ def test_a_question_that_leaves_no_room() -> None:
         "question 2 has 9 tokens, which with 3 separators leaves no room for the passage in a window of 12: "
         "shorten it, lower --max-query-length or raise -s"
     )
-    assert ask(["a b c"], [fills], [0], Options(12, max_query_length=8))
+    assert ask(["a b c"], [fills], [0], Options(12, max_question_len=8))
 
 
 def test_room_beside_the_special_tokens_of_another_template() -> None:
@@ -176,3 +174,12 @@ def test_text_that_is_no_unicode(text: str) -> None:
         ask([text], ["why"], [0])
     with pytest.raises(InputError, match=r"^question 1 is not valid Unicode"):
         ask(["a b"], [text], [0])
+
+
+@pytest.mark.parametrize("name", ["sequence_length", "doc_stride", "max_question_len", "max_answer_len", "top_k"])
+@pytest.mark.parametrize("value", [0, -1, 2.0, "3"])
+def test_options_that_are_no_count(name: str, value: object) -> None:
+    with pytest.raises(InputError) as error:
+        Options(**{name: value})  # type: ignore[arg-type]
+    assert str(error.value) == f"{name} must be a whole number from 1, not {value!r}"
+    Options(**{name: np.int64(3)})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,15 +17,23 @@ from helpers.progress import Progress, T
 from helpers.quantization import calibration, ranges
 from helpers.request import Calibration
 from helpers.sites import bert_sites
-from helpers.tokenization import Tokenizer
+from helpers.tokenization import Template
 from helpers.weights import BertWeights, random_weights
 from tests.batches import of_lengths, onnx_blob, rms, theirs
 from tests.inputs import write_squad
 from tests.models import VOCAB, random_model, small_config, weights_of
 from tests.quantized import LAYER, SITES, SITES_WITH_SUMS, SIZES, SUMS, TENSORS, largest, logits_of, tensors_of
+from tests.wordpieces import letters
 
 CONFIG = small_config()
-TOKENIZER = Tokenizer({token: i for i, token in enumerate(VOCAB)}, True)
+TOKENIZER = letters()
+
+
+def model_of(weights: BertWeights, config: BertConfig = CONFIG, segment: int = 1) -> calibration.Model:
+    return calibration.Model(config, weights, SITES, TOKENIZER, Template(passage_segment=segment))
+
+
+MODEL = model_of(random_weights(CONFIG))
 
 
 # Ranges
@@ -113,10 +120,10 @@ def spelled(batch: Batch) -> str:
 @pytest.mark.parametrize(
     ("count", "asked"), [(1, "a"), (2, "af"), (3, "adg"), (4, "acfh"), (7, "abcefhi"), (9, "abcdefghi"), (10, "abcdefghij")]
 )
-@pytest.mark.parametrize(("model_type", "segment"), [("bert", 1), ("distilbert", 0)])
-def test_windows_are_spread_over_the_file(tmp_path: Path, count: int, asked: str, model_type: str, segment: int) -> None:
+@pytest.mark.parametrize("segment", [1, 0])
+def test_windows_are_spread_over_the_file(tmp_path: Path, count: int, asked: str, segment: int) -> None:
     path = write_squad(tmp_path / "squad.json", ("x y", "abcd"), ("z", "efghij"))
-    batches = calibration.windows(Calibration(path, count), small_config(model_type=model_type), TOKENIZER, 32)
+    batches = calibration.windows(Calibration(path, count), model_of(MODEL.weights, segment=segment), 32)
     passages = {letter: "x y" if letter in "abcd" else "z" for letter in "abcdefghij"}
     assert [spelled(batch) for batch in batches] == [f"[CLS] {letter} [SEP] {passages[letter]} [SEP]" for letter in asked]
     assert [batch.segment_ids.tolist() for batch in batches] == [
@@ -126,19 +133,17 @@ def test_windows_are_spread_over_the_file(tmp_path: Path, count: int, asked: str
 
 def test_windows_of_a_long_passage(tmp_path: Path) -> None:
     path = write_squad(tmp_path / "squad.json", ("a b c d e f g h i", ["q"]))
-    shown = [
-        spelled(batch) for batch in calibration.windows(Calibration(path, 3), CONFIG, TOKENIZER, 8)
-    ]  # room for four at a time
+    shown = [spelled(batch) for batch in calibration.windows(Calibration(path, 3), MODEL, 8)]  # room for four at a time
     assert shown == [f"[CLS] q [SEP] {part} [SEP]" for part in ("a b c d", "e f g h", "i")]
 
 
 def test_too_few_windows(tmp_path: Path) -> None:
     path = write_squad(tmp_path / "squad.json", ("x y", "abcd"))
-    assert len(calibration.windows(Calibration(path, 4), CONFIG, TOKENIZER, 32)) == 4
+    assert len(calibration.windows(Calibration(path, 4), MODEL, 32)) == 4
     with pytest.raises(InputError, match=r"^SQuAD file .*squad\.json has 4 windows, fewer than 5: lower calib_num$"):
-        calibration.windows(Calibration(path, 5), CONFIG, TOKENIZER, 32)
+        calibration.windows(Calibration(path, 5), MODEL, 32)
     with pytest.raises(InputError, match="absent"):
-        calibration.windows(Calibration(tmp_path / "absent.json", 1), CONFIG, TOKENIZER, 32)
+        calibration.windows(Calibration(tmp_path / "absent.json", 1), MODEL, 32)
 
 
 # Cache
@@ -221,9 +226,15 @@ def test_stamp(tmp_path: Path) -> None:
     path = write_squad(tmp_path / "squad.json", (text, "abcd"))
 
     def stamped(
-        weights: BertWeights = weights, path: Path = path, count: int = 3, length: int = 24, config: BertConfig = CONFIG
+        weights: BertWeights = weights,
+        path: Path = path,
+        count: int = 3,
+        length: int = 24,
+        config: BertConfig = CONFIG,
+        segment: int = 1,
     ) -> str:
-        return calibration.stamp(weights, config, calibration.windows(Calibration(path, count), config, TOKENIZER, length))
+        model = model_of(weights, config, segment)
+        return calibration.stamp(weights, config, calibration.windows(Calibration(path, count), model, length))
 
     tensors = weights.tensors()
     bias = tensors["qa_outputs.bias"] + np.array([0, 1e-6], np.float32)
@@ -238,7 +249,8 @@ def test_stamp(tmp_path: Path) -> None:
         stamped(length=25),
         stamped(config=small_config(layer_norm_eps=1e-6)),
         stamped(config=small_config(hidden_act="gelu")),  # the other form
-        stamped(config=small_config(model_type="distilbert")),  # other segments
+        stamped(config=small_config(model_type="roberta")),
+        stamped(segment=0),
     ]
     assert len(set(stamps)) == len(stamps)
     assert stamped() == stamps[0]
@@ -268,10 +280,11 @@ def test_find(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """The ranges, and the windows that were run for them."""
         before = watched.windows
         wanted = Calibration(path, 3, cache)
-        return calibration.find(wanted, weights, CONFIG, SITES, TOKENIZER, length, watched), watched.windows - before
+        return calibration.find(wanted, model_of(weights), length, watched), watched.windows - before
 
     def expected(weights: BertWeights, length: int = 32) -> dict[str, float]:
-        return calibration.calibrate(weights, CONFIG, SITES, calibration.windows(Calibration(path, 3), CONFIG, TOKENIZER, length))
+        batches = calibration.windows(Calibration(path, 3), MODEL, length)
+        return calibration.calibrate(weights, CONFIG, SITES, batches)
 
     cache = tmp_path / "cache"
     assert [find(model) for _ in range(2)] == [(expected(model), 3)] * 2
@@ -284,9 +297,8 @@ def test_find(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_find_without_text(tmp_path: Path) -> None:
-    arguments: tuple[Any, ...] = (random_weights(CONFIG), CONFIG, SITES, TOKENIZER, 32, Progress())
     with pytest.raises(InputError) as e:
-        calibration.find(Calibration(tmp_path / "absent.json"), *arguments)
+        calibration.find(Calibration(tmp_path / "absent.json"), MODEL, 32, Progress())
     assert str(e.value) == (
         f"int8 needs text to calibrate with, but {tmp_path}/absent.json does not exist: "
         "name a SQuAD file with squad_json, or take a checkpoint with activation ranges"

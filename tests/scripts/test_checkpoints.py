@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import shutil
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def test_widen_checkpoint(small: Path, tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         ("widen_checkpoint.py model -o model", "output model/vocab.txt is read as well, and would be overwritten"),
-        ("widen_checkpoint.py bare -o wide", "vocabulary bare/vocab.txt cannot be read: No such file or directory"),
+        ("widen_checkpoint.py bare -o wide", "no tokenizer at bare: there is no tokenizer.json or vocab.txt; name it with -v"),
+        ("widen_checkpoint.py roberta -o wide", "roberta is of roberta, which cannot be widened: take a BERT or a DistilBERT"),
         ("widen_checkpoint.py model -o file", "output folder file cannot be made: File exists"),
         ("random_checkpoint.py mini -o file", "output folder file cannot be made: File exists"),
         ("random_checkpoint.py mini --megatron -o file/new", "output folder file/new cannot be made: Not a directory"),
@@ -53,6 +55,9 @@ def test_refused(small: Path, tmp_path: Path, arguments: str, says: str) -> None
     shutil.copytree(small / "model", tmp_path / "model")
     (tmp_path / "bare").mkdir()
     shutil.copy(small / "model/config.json", tmp_path / "bare")
+    (tmp_path / "roberta").mkdir()
+    values = BertConfig.load(small / "model").to_dict()
+    (tmp_path / "roberta/config.json").write_text(json.dumps({**values, "model_type": "roberta"}))
     (tmp_path / "file").touch()
     script, rest = arguments.split(" ", 1)
     assert refused(f"scripts/{script}", rest, tmp_path).startswith(f"error: {says}")
@@ -63,7 +68,7 @@ def test_the_sizes_of_random_checkpoints(monkeypatch: pytest.MonkeyPatch) -> Non
     sizes = runpy.run_path(str(ROOT / "scripts/random_checkpoint.py"))["SIZES"]
     large: dict[str, Any] = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
     for name, changes in (("base", {}), ("large", large)):  # the defaults of Hugging Face are BERT base
-        assert asdict(sizes[name]).items() <= transformers.BertConfig(**changes).to_dict().items()
+        assert sizes[name].to_dict().items() <= transformers.BertConfig(**changes).to_dict().items()
     assert sizes["mini"] == replace(BertConfig.load(MODEL), hidden_act="gelu")
 
 

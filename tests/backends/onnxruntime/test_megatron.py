@@ -75,7 +75,8 @@ def reference(
         return context.transpose(1, 2).flatten(2)
 
     embeddings = weights.embeddings
-    r = tensor(embeddings.word[ids] + embeddings.position[: ids.shape[1]] + embeddings.token_type[segments])
+    word, position, token_type = embeddings.tables()
+    r = tensor(word[ids] + position[: ids.shape[1]] + token_type[segments])
     x = layer_norm(r, embeddings.norm)
     source = "bert.embeddings"
     for i, layer in enumerate(weights.layers):
@@ -91,7 +92,9 @@ def reference(
         residual = round_to(r, f"{source}.sum") if sums else x
         r = residual + round_to(added, f"{name}.output.dense")
         x, source = layer_norm(r, layer.output_norm), f"{name}.output.LayerNorm"
-    logits = x @ tensor(weights.qa_outputs.weight).T + tensor(weights.qa_outputs.bias)
+    out = weights.head.out
+    assert out
+    logits = x @ tensor(out.weight).T + tensor(out.bias)
     return np.asarray(logits.numpy())[mask == 1]
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -25,6 +26,7 @@ from helpers import backends
 from helpers.backends.tensorrt import extension as extension_module
 from helpers.backends.tensorrt import runtime
 from helpers.backends.tensorrt.extension import ExtensionSession
+from helpers.config import FEATURE_EXTRACTION, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from helpers.errors import InputError
 from helpers.layouts import Batch, Packed, Padded, Profile
 from helpers.reader import Reader
@@ -224,6 +226,38 @@ def test_heads_that_were_padded_and_lengths_without_fused_attention(engines: Eng
         same(ExtensionSession(path, graph), opened(path, "tensorrt"), batches)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        (TOKEN_CLASSIFICATION, "abcdefghi"),
+        (FEATURE_EXTRACTION, ""),
+        (SEQUENCE_CLASSIFICATION, "abc"),
+        (SEQUENCE_CLASSIFICATION, "a"),
+    ],
+    ids=lambda value: value or "hidden",
+)
+def test_outputs_of_other_tasks(built: Path, extension: Any, tmp_path: Path, task: str, labels: str, packed: bool) -> None:
+    config = replace(WIDE, task=task, labels=tuple(labels))
+    path = Engines(tmp_path).build(config, PROFILES, fp16=True, packed=packed)
+    pooled, width, theirs = task == SEQUENCE_CLASSIFICATION, len(labels) or config.hidden_size, opened(path, runtime="pycuda")
+    shapes = [(8, 128), (1, 64), (8, 64), (3, 128)]
+    batches = [shuffled(*shape, seed) for shape in shapes for seed in range(3)]  # warm-up, capture, replay
+    batches += [of_lengths([1] * 16, WIDE)] * (3 * packed)  # as many as a packed batch takes
+    for graph in (False, True):
+        ours = ExtensionSession(path, graph)
+        assert (ours.layout.width, ours.layout.pooled) == (theirs.layout.width, theirs.layout.pooled) == (width, pooled)
+        same(ours, theirs, batches)
+    ours = extension.bert_inf(path)
+    feed, rows = (packed_feed(), (width, 64)) if packed else (padded_feed(2), (2, 64, width))
+    assert ours.run(*feed).shape == ((2, width) if pooled else rows)
+    with pytest.raises(ValueError, match="must have"):  # before the shape of its output is asked for
+        ours.run(feed[0][None], *feed[1:])
+    done = perf(built, "-e", path, "-s", 64, "-b", 2, "-b", 8, "-i", 3, "--end-to-end", "--enable_graph")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def padded_feed(size: int = 4, length: int = 64, seed: int = 0) -> list[np.ndarray]:
     """Token ids, segment ids and mask."""
     return list(rows_of(ragged(size, length, seed)))
@@ -239,14 +273,14 @@ def packed_feed() -> list[np.ndarray]:
 @GRAPH
 def test_what_the_extension_tells(extension: Any, padded: Path, packed_engine: Path, graph: bool) -> None:
     ours = extension.bert_inf(str(padded), 4, 64, graph)
-    assert (ours.profiles, ours.packed) == ([(4, 64)], False)
+    assert (ours.profiles, ours.packed, ours.width, ours.pooled) == ([(4, 64)], False, 2, False)
     assert ours.device_memory > 0
     for size in (1, 4):
         ours.prepare(size)
         assert ours.run(*padded_feed(size)).shape == (size, 64, 2)
         assert 0 < ours.time(*padded_feed(size)) < 100
     ours = extension.bert_inf(packed_engine, max_batch_size=4, max_sequence_length=64, enable_graph=graph)
-    assert (ours.profiles, ours.packed) == ([(4, 64)], True)
+    assert (ours.profiles, ours.packed, ours.width, ours.pooled) == ([(4, 64)], True, 2, False)
     ours.prepare(4)
     assert ours.run(*packed_feed()).shape == (2, 64)
     assert 0 < ours.time(*packed_feed()) < 100
@@ -441,7 +475,7 @@ def test_what_is_closed(request: pytest.FixtureRequest, extension: Any, kind: st
     for name, arguments in (("run", feed()), ("time", feed()), ("prepare", [1])):
         with pytest.raises(RuntimeError, match=r"^this bert_inf is closed$"):
             getattr(ours, name)(*arguments)
-    for name in ("engine", "profiles", "packed", "device_memory"):
+    for name in ("engine", "profiles", "packed", "width", "pooled", "device_memory"):
         with pytest.raises(RuntimeError, match=r"^this bert_inf is closed$"):
             getattr(ours, name)
     assert ours.version.startswith("8.")

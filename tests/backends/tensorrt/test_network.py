@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
-from helpers import backends, engine_file
+from helpers import engine_file
 from helpers.backends.base import Session
 from helpers.backends.onnxruntime.session import OnnxRuntimeSession
 from helpers.commands.perf import random_batch
 from helpers.config import BertConfig
-from helpers.families import distilbert
 from helpers.layouts import Batch, Packed, Profile
 from helpers.quantization.calibration import calibrate
 from helpers.quantization.sparsity import prune
-from helpers.request import BuildRequest
 from helpers.sites import bert_sites
 from helpers.weights import BertWeights, random_weights
-from tests.batches import of_lengths, onnx_blob
-from tests.models import write_vocab
+from tests.batches import onnx_blob
 from tests.tensorrt_engines import NARROW, WIDE, Engines, Heard, build, lively, opened, ragged, request_for
 
 pytestmark = pytest.mark.gpu
@@ -157,7 +152,7 @@ def test_megatron_is_as_near_to_float32_as_its_rounding(config: BertConfig, tmp_
     expected = logits("float32", onnx_blob(weights, config, profiles, packed=True, megatron=True))
     bert = logits("bert", onnx_blob(weights, config, profiles, packed=True))
     on_cpu = logits("int8", onnx_blob(weights, config, profiles, packed=True, ranges=ranges, megatron=True))
-    found = logits("tensorrt", build(weights, config, request, Heard(pytest.fail), ranges).blob)
+    found = logits("tensorrt", bytes(build(weights, config, request, Heard(pytest.fail), ranges).blob))
     ours, theirs, between = noise(found, expected), noise(on_cpu, expected), noise(found, on_cpu)
     alike = min(float(np.corrcoef(found[:, i], expected[:, i])[0, 1]) for i in (0, 1))
     print(f"noise of TensorRT {ours:.4f}, of ONNX Runtime {theirs:.4f}, between them {between:.4f}; correlation {alike:.4f}")
@@ -189,54 +184,11 @@ def test_epsilon_of_ordinary_activations(tmp_path: Path) -> None:
     tensors = lively(WIDE).tensors()
     ordinary = {name: array * np.float32(7 if "_embeddings" in name else 1) for name, array in tensors.items()}
     weights, batches = BertWeights.from_tensors(ordinary), [ragged(size, 128, size) for size in (4, 1, 3)]
-    sums = weights.embeddings.word + weights.embeddings.position[0] + weights.embeddings.token_type[0]
+    word, position, token_type = weights.embeddings.tables()
+    sums = word + position[0] + token_type[0]
     assert 0.5 < np.median(sums.var(1)) < 2
     reference = reference_of(weights, WIDE, tmp_path / "1e-12")
     engine_file.save(tmp_path / "engine", build(weights, WIDE, request_for([Profile(4, 128)], strict=True)))
     assert error(opened(tmp_path / "engine", "tensorrt"), reference, batches) < 1e-4
     coarse = reference_of(weights, replace(WIDE, layer_norm_eps=1e-2), tmp_path / "1e-2")
     assert error(coarse, reference, batches) > 2e-4  # or no epsilon would show
-
-
-# DistilBERT
-
-
-@pytest.fixture(scope="module")
-def distilled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Session]:
-    """A checkpoint as DistilBERT's are, heads of 64, and an ONNX engine of the BERT without segments that it stands for."""
-    folder = tmp_path_factory.mktemp("distilbert")
-    tensors = lively(WIDE).tensors()
-    theirs = {distilbert.tensor_name(name): array for name, array in tensors.items() if name != distilbert.SEGMENTS}
-    assert {name.partition(".")[0] for name in theirs} == {"distilbert", "qa_outputs"}
-    save_file(theirs, str(folder / "model.safetensors"))
-    config = {"model_type": "distilbert", "vocab_size": 200, "dim": 128, "n_layers": 2, "n_heads": 2, "hidden_dim": 256}
-    config |= {"max_position_embeddings": 512, "activation": "gelu_new"}
-    (folder / "config.json").write_text(json.dumps(config))
-    write_vocab(folder / "vocab.txt", 200)
-    tensors[distilbert.SEGMENTS] = np.zeros_like(tensors[distilbert.SEGMENTS])
-    return folder, reference_of(BertWeights.from_tensors(tensors), WIDE, folder / "reference.onnx")
-
-
-@pytest.mark.parametrize(
-    ("packed", "fp16", "bound"),
-    [(False, False, 1e-4), (False, True, 2e-2), (True, True, 2e-2)],
-    ids=["float32", "float16", "packed"],
-)
-def test_distilbert_equals_onnxruntime(
-    distilled: tuple[Path, Session], packed: bool, fp16: bool, bound: float, tmp_path: Path
-) -> None:
-    folder, reference = distilled
-    request = BuildRequest("pytorch", folder, (Profile(4, 128),), packed=packed, fp16=fp16, strict=not fp16)
-    heard = Heard()
-    engine_file.save(tmp_path / "engine", backends.choose("tensorrt").build(request, heard))
-    assert heard.warnings == []
-    session, description = backends.open_engine(tmp_path / "engine", "tensorrt")
-    assert description and (description.model_type, description.gelu) == ("distilbert", "tanh")
-    batches = [of_lengths(lengths, WIDE, seed) for seed, lengths in enumerate([[128, 5, 77, 128], [1], [128, 64]])]
-    assert error(session, reference, batches) < bound
-    # It has no segments: whatever their ids are, the logits are the same.
-    other = [batch._replace(segment_ids=1 - batch.segment_ids) for batch in batches]
-    ours, theirs = (np.concatenate(list(session.stream(each))) for each in (batches, other))
-    assert np.array_equal(ours, theirs)
-    # Or the bound would not tell it from a model with segments.
-    assert error(reference_of(lively(WIDE), WIDE, tmp_path / "bert.onnx"), reference, batches) > 2 * bound

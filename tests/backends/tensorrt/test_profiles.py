@@ -1,8 +1,11 @@
-"""The shapes that TensorRT is told are those that a layout's batches have."""
+"""The shapes that TensorRT is told are those that a layout's batches have, and what it tells of its output's shape."""
 
 from __future__ import annotations
 
+import pytest
+
 from helpers.backends.tensorrt.build import profile_shapes
+from helpers.backends.tensorrt.pycuda import rows_of
 from helpers.layouts import Layout, Packed, Padded, Profile
 from tests.batches import of_lengths
 from tests.models import small_config
@@ -29,3 +32,13 @@ def test_padded() -> None:
     least, best, short = (shapes(layout, lengths) for lengths in ([128], [128] * 2, [1]))
     assert least == short
     assert profile_shapes(PROFILE, packed=False) == {name: (least[name], best[name], best[name]) for name in layout.inputs}
+
+
+@pytest.mark.parametrize("width", [1, 2, 9, 768])
+def test_rows_of_an_output(width: int) -> None:
+    """TensorRT gives an axis that is the same in all batches its number: S in most engines, B where batches are of one."""
+    for size in (-1, 1):
+        assert {rows_of((size, length, width, 1, 1), packed=False) for length in (-1, 2, 384)} == {(width, False)}
+        assert rows_of((size, 1, width, 1, 1), packed=False) == (width, True)
+        assert rows_of((size, width, 1, 1), packed=True) == (width, True)
+    assert rows_of((width, -1, 1, 1), packed=True) == (width, False)

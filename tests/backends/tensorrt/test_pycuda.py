@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
@@ -11,8 +12,9 @@ import pytest
 
 from helpers import engine_file
 from helpers.backends.tensorrt import runtime
-from helpers.backends.tensorrt.pycuda import PyCudaSession
+from helpers.backends.tensorrt.pycuda import PyCudaSession, read_profiles
 from helpers.commands.perf import random_batch
+from helpers.config import FEATURE_EXTRACTION, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from helpers.errors import InputError
 from helpers.layouts import Profile
 from helpers.reader import Reader
@@ -52,6 +54,37 @@ def test_results_come_in_the_order_of_their_batches(engines: Engines) -> None:
         assert np.array_equal(found, expected)
     assert 0 < session.timed(batches[7])() < 1e3
     assert list(session.stream([])) == []
+
+
+@pytest.mark.parametrize("profiles", [[Profile(1, 64)], [Profile(2, 64), Profile(8, 128)]], ids=["one shape", "several"])
+@pytest.mark.parametrize(("packed", "bound"), [(False, 1e-4), (True, 2e-2)], ids=["padded", "packed"])
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        (TOKEN_CLASSIFICATION, "abcdefghi"),
+        (FEATURE_EXTRACTION, ""),
+        (SEQUENCE_CLASSIFICATION, "abc"),
+        (SEQUENCE_CLASSIFICATION, "a"),
+    ],
+    ids=lambda value: value or "hidden",
+)
+def test_outputs_of_other_tasks(
+    tmp_path: Path, task: str, labels: str, packed: bool, bound: float, profiles: list[Profile]
+) -> None:
+    """Whose rows are as wide as the output's shape says, in buffers that the fullest batch fills."""
+    config, engines, largest = replace(WIDE, task=task, labels=tuple(labels)), Engines(tmp_path), profiles[-1]
+    session = PyCudaSession(engines.build(config, profiles, fp16=packed, packed=packed))
+    pooled, width = task == SEQUENCE_CLASSIFICATION, len(labels) or config.hidden_size
+    assert (session.layout.width, session.layout.pooled) == (width, pooled)
+    sequences = largest.packed_sequences if packed else largest.batch_size
+    assert read_profiles(session._engine)[1]["logits"] == width * (sequences if pooled else largest.tokens)
+
+    full = [largest.tokens // sequences] * sequences
+    lengths = [full, [1], [largest.sequence_length] * largest.batch_size, [1] * sequences, [5], full]
+    batches = [random_batch(each, config.vocab_size, seed) for seed, each in enumerate(lengths)]
+    found, expected = list(session.stream(batches)), list(engines.reference(config).stream(batches))
+    assert [each.shape for each in found] == [(len(b.lengths) if pooled else len(b.input_ids), width) for b in batches]
+    assert np.abs(np.concatenate(found) - np.concatenate(expected)).max() < bound * np.abs(np.concatenate(expected)).max()
 
 
 def test_damaged_and_foreign_engines(engines: Engines, tmp_path: Path) -> None:
@@ -135,7 +168,7 @@ def test_reader_gives_the_memory_back(bundled: Path) -> None:
     assert held <= 8 * MIB and left <= 8 * MIB
 
     def fails() -> Callable[[], object]:
-        with pytest.raises(InputError, match="absent cannot be read") as caught:
+        with pytest.raises(InputError, match="no tokenizer at .*absent") as caught:
             Reader.open(bundled, vocab_file=MODEL / "absent")
         return lambda: caught
 

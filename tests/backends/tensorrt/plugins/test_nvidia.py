@@ -217,8 +217,8 @@ def check_epsilon(weights: BertWeights, epsilon: float) -> list[str]:
 def test_the_effect_of_an_epsilon(epsilon: float) -> None:
     """Where the embeddings' sums vary least, they are normalised with and without it."""
     weights = lean(1, 1)
-    embeddings = weights.embeddings
-    sums = (embeddings.word + embeddings.position[32] + embeddings.token_type[0]).astype(np.float64)
+    word, position, token_type = weights.embeddings.tables()
+    sums = (word + position[32] + token_type[0]).astype(np.float64)
     centred = sums - sums.mean(1, keepdims=True)
     variance = sums.var(1, keepdims=True)
     off = (np.abs(centred) / np.sqrt(variance)).sum(1) / (np.abs(centred) / np.sqrt(variance + epsilon)).sum(1) - 1
