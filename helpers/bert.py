@@ -30,7 +30,7 @@ def factorised(graph: Graph[Tensor, Sequences], weights: BertWeights, sites: Sit
     embedded, _, sequences = graph.embeddings(weights.embeddings, sites.embeddings)
     projection = Linear(weights.further[f"{PROJECTION}.weight"], weights.further[f"{PROJECTION}.bias"])
     x = graph.linear(embedded, projection, sites.projection)
-    x = encoder(graph, x, x, weights, sites, config, lambda qkv, _, at: graph.attention(qkv, sequences, at))
+    x = encoder(graph, x, graph.residual(x), weights, sites, config, lambda qkv, _, at: graph.attention(qkv, sequences, at))
     head(graph, x, sequences, weights, sites, config)
 
 

@@ -40,6 +40,10 @@ class Graph(ABC, Generic[Tensor, Sequences]):
     def skip_layer_norm(self, x: Tensor, residual: Tensor, norm: LayerNorm, site: Site) -> tuple[Tensor, Tensor]:
         """LayerNorm(x + residual), and the next residual."""
 
+    def residual(self, x: Tensor) -> Tensor:
+        """x as an addition takes it: not in 8 bits, whatever else reads it."""
+        return x
+
     @abstractmethod
     def activation(self, x: Tensor, form: str, site: Site) -> Tensor:
         """One of config.ACTIVATIONS's forms, or "hyperbolic", tanh itself."""

@@ -104,6 +104,8 @@ class BuildRequest:
     def inputs(self) -> Iterator[Path]:
         """The files that are read, or may be."""
         yield from (self.checkpoint, self.calibration.squad_json)
+        folder = self.checkpoint if self.checkpoint.is_dir() else self.checkpoint.parent
+        yield from (file for ending in checkpoints.WEIGHTS for file in folder.glob(f"*{ending}"))
         folder = self.vocabulary
         yield from (folder / name for name in READ) if folder.is_dir() else [folder]
 

@@ -136,6 +136,9 @@ class Calls(Graph[str, str]):
     def skip_layer_norm(self, x: str, residual: str, norm: Any, site: Site) -> tuple[str, str]:
         return self._called(site, x, residual), f"residual of {site.name}"
 
+    def residual(self, x: str) -> str:
+        return f"residual of {x}"
+
     def activation(self, x: str, form: str, site: Site) -> str:
         return self._called(site, x, form)
 
@@ -193,7 +196,7 @@ def test_the_calls_of_narrow_embeddings() -> None:
     factorised(graph, replace(weights, further=further), sites, config)
     assert graph.sites[:3] == [sites.embeddings, sites.projection, sites.layers[0].qkv]
     assert graph.read[:3] == [(), ("bert.embeddings",), ("bert.embeddings_project",)]
-    assert graph.read[graph.sites.index(sites.layers[0].attention_norm)][1] == "bert.embeddings_project"
+    assert graph.read[graph.sites.index(sites.layers[0].attention_norm)][1] == "residual of bert.embeddings_project"
 
 
 LAST = "bert.encoder.layer.1.output.LayerNorm"

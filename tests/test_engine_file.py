@@ -95,8 +95,8 @@ def test_a_description_from_before_fields_were_there(saved: Path) -> None:
     newer = ("sparse_layers", "model_type", "activation", "task", "labels", "scoring", "template", "request", "tokenizer")
     kept = {name: value for name, value in values.items() if name not in newer}
     path.write_text(json.dumps({**kept, "vocab_file": "/vocab.txt", "lower_case": True}), encoding="utf-8")
-    bert = {"model_type": "bert", "activation": "tanh", "task": "question-answering", "labels": [], "scoring": "softmax"}
-    expected = replace(DESCRIPTION, size=len(BLOB), sparse_layers=0, template=[], request={}, tokenizer="", **bert)
+    bert: dict[str, Any] = {"model_type": "bert", "activation": "tanh", "task": "question-answering", "scoring": "softmax"}
+    expected = replace(DESCRIPTION, size=len(BLOB), sparse_layers=0, labels=[], template=[], request={}, tokenizer="", **bert)
     assert read_description(saved) == expected
     path.write_text(json.dumps({**kept, "vocab_file": "/vocab.txt", "lower_case": True, "gelu": "erf"}), encoding="utf-8")
     assert read_description(saved) == replace(expected, activation="erf")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import transformers
 
 from helpers.checkpoints import pytorch
 from helpers.commands.cli import FLAGS
@@ -64,6 +65,7 @@ REHEARSALS = (  # the first whose pattern fits a command counts
     Rehearsal(r"python scripts/random_checkpoint\.py", ((r"\blarge\b", "mini"),), says="Wrote models/"),
     Rehearsal(r"python builder\.py .*--int8", (("$", " --calib-num 2"),), says="Wrote engines/"),
     Rehearsal(r"python builder\w*\.py", says="Wrote engines/"),
+    Rehearsal(r"python inference\w*\.py .*-o labels", says=r"Read 2 texts, .*; results in labels\.jsonl"),
     Rehearsal(r"python inference\w*\.py .*-sq ", says="Answered 8 questions|Answered 9 questions"),
     Rehearsal(r"python inference\w*\.py .*-pf \S+$", says=rf"{ANSWER}\n.*\nQuestion"),
     Rehearsal(r"python inference\w*\.py", says=ANSWER),
@@ -114,6 +116,11 @@ def project(tmp_path: Path) -> Path:
     squad["data"][0]["paragraphs"][0]["qas"].append(unanswerable)
     (folder / "squad/dev-v2.0.json").write_text(json.dumps(squad))
     (folder / "passage.txt").write_text("TensorRT is a high performance deep learning inference platform.\n")
+
+    (folder / "texts.txt").write_text("It is fast.\nIt is slow.\n")
+    classifier = transformers.BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    transformers.BertForSequenceClassification(classifier).save_pretrained(folder / "my-classifier")
+    shutil.copy(MODEL / "vocab.txt", folder / "my-classifier")
 
     [checkpoint] = {folder / name for name in re.findall(r"-m (models/fine-tuned/\S+)", README)}
     checkpoint.parent.mkdir(parents=True)

@@ -40,7 +40,7 @@ def test_every_part_holds_its_tensor() -> None:
     weights = weights_of(model)
     bert, out = model.bert, weights.head.out
     assert out and not (weights.head.dense or weights.head.norm or weights.further)
-    parts = [
+    parts: list[tuple[Any, Any]] = [
         (weights.embeddings.word, bert.embeddings.word_embeddings.weight),
         (weights.embeddings.position, bert.embeddings.position_embeddings.weight),
         (weights.embeddings.token_type, bert.embeddings.token_type_embeddings.weight),

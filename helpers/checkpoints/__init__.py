@@ -9,6 +9,7 @@ from helpers.checkpoints.folder import find_file
 from helpers.config import BertConfig
 from helpers.weights import BertWeights
 
+WEIGHTS = (".safetensors", ".bin", ".pt")  # of files that may be read besides the one that is named
 LOADERS = {"ckpt": tensorflow.load, "onnx": onnx.load, "pytorch": pytorch.load, "pickle": megatron.load}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Pipeline
 
 from helpers.errors import InputError
-from helpers.tokenization.tokenizer import Template, Tokenizer, reading
+from helpers.tokenization.tokenizer import Template, Tokenizer, reading, unspelled
 
 ROLES = ("cls", "sep", "pad", "unk", "mask", "bos", "eos")
 GENERIC = ("", "PreTrainedTokenizer", "TokenizersBackend")  # classes that only read tokenizer.json
 WHOLE = "tokenizer.json"
+SWITCHES = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "keep_accents", "split_by_punct", "add_prefix_space")
 
 
 @dataclass(frozen=True)
@@ -50,28 +52,28 @@ def read(path: Path, kind: Kind, kinds: Mapping[str, Kind]) -> tuple[Tokenizer, 
     """
     folder = path if path.is_dir() else path.parent
     settings = read_settings(folder)
-    name = settings.get("tokenizer_class") or ""
+    name = settings["tokenizer_class"]
     name = name[:-4] if name.endswith("Fast") else name
     source = path if path.is_file() or not path.is_dir() else folder / WHOLE
     kind = kinds.get(name, kind)
-    special = {**kind.special, **named_tokens(settings)}
+    special = {**kind.special, **named_tokens(settings, folder)}
     whole = source.suffix == ".json" and source.name not in kind.files
     if path.is_dir() and not source.is_file():
         whole = False
-        if name not in kinds and name not in GENERIC:
-            raise InputError(
-                f"{folder}: the tokenizer class {name} is not supported", f"save it as {WHOLE}, or take another model"
-            )
+    if not (folder / WHOLE).is_file() and not whole and name not in kinds and name not in GENERIC:
+        raise InputError(f"{folder}: the tokenizer class {name} is not supported", f"save it as {WHOLE}, or take another model")
     if whole:
         pipeline = read_whole(source)
     else:
         files = find_files(path, folder, kind)
         with reading(", ".join(map(str, files))):
             pipeline = kind.build(files, settings, special)
+        with reading(str(folder)):
             add_tokens(pipeline, settings, folder, special)
     control = {token for role, token in special.items() if role in ROLES}
     with reading(str(source)):
-        tokenizer = Tokenizer(plain(pipeline, control), control)
+        tokenizer = Tokenizer(unspelled(pipeline, control), control)
+        tokenizer(["a \U00010380"])  # what goes wrong with all texts, or with unknown letters, does so here
     for role in ("cls", "sep"):
         if pipeline.token_to_id(special[role]) is None:
             raise InputError(f"tokenizer {source} lacks {special[role]}", "is it the model's own?")
@@ -89,30 +91,33 @@ def check_size(tokenizer: Tokenizer, rows: int, source: Path | str) -> None:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json, with special_tokens_map.json under it; nothing where there is neither."""
-    settings: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / name).exists():
-            settings.update(read_object(folder / name))
-    for name in (
-        "do_lower_case",
-        "strip_accents",
-        "tokenize_chinese_chars",
-        "keep_accents",
-        "split_by_punct",
-        "add_prefix_space",
-    ):
-        if not isinstance(settings.get(name), (bool, type(None))):
-            raise InputError(
-                f"{folder / 'tokenizer_config.json'}: {name} must be true, false or null, not {settings[name]!r:.60}"
-            )
-    if not isinstance(settings.get("tokenizer_class"), (str, type(None))):
-        raise InputError(f"{folder / 'tokenizer_config.json'}: tokenizer_class must be a name")
+    """tokenizer_config.json and, over it where that lists no added tokens, special_tokens_map.json; as far as they are there."""
+    settings = read_object(folder / "tokenizer_config.json", optional=True)
+    if "added_tokens_decoder" not in settings:
+        settings.update(read_object(folder / "special_tokens_map.json", optional=True))
+    if not settings.get("tokenizer_class"):
+        settings["tokenizer_class"] = read_object(folder / "config.json", optional=True).get("tokenizer_class") or ""
+
+    def need(name: str, kinds: tuple[type, ...], what: str) -> None:
+        if not isinstance(settings.get(name), (*kinds, type(None))):
+            raise InputError(f"{folder / 'tokenizer_config.json'}: {name} must be {what}, not {settings[name]!r:.60}")
+
+    for name in SWITCHES:
+        need(name, (bool,), "true, false or null")
+    for name in ("additional_special_tokens", "never_split"):
+        need(name, (list,), "a list")
+    need("extra_special_tokens", (list, dict), "a list or an object")
+    need("added_tokens_decoder", (dict,), "an object")
+    need("tokenizer_class", (str,), "a name")
+    if not (settings["tokenizer_class"] or "a").isidentifier():
+        raise InputError(f"{folder}: {settings['tokenizer_class']!r:.60} is no name of a tokenizer class")
     return settings
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A file that holds one JSON object."""
+def read_object(path: Path, optional: bool = False) -> dict[str, Any]:
+    """A file that holds one JSON object; an empty one for an optional file that is not there."""
+    if optional and not path.exists():
+        return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
@@ -124,28 +129,21 @@ def read_object(path: Path) -> dict[str, Any]:
     return values
 
 
-def content(token: Any) -> str | None:
-    """The text of a token, which files give bare or as an object."""
-    token = token.get("content") if isinstance(token, dict) else token
-    return token if isinstance(token, str) else None
-
-
-def named_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
+def named_tokens(settings: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """Special tokens by role."""
-    found = {role: content(settings.get(f"{role}_token")) for role in ROLES}
-    return {role: token for role, token in found.items() if token}
+    found = {role: settings.get(f"{role}_token") for role in ROLES}
+    return {role: content(token, folder) for role, token in found.items() if token is not None}
 
 
 def find_files(path: Path, folder: Path, kind: Kind) -> list[Path]:
-    """The files that a kind is built from, the one that was named first among them."""
+    """The files that a kind is built from, the one that was named among them."""
     files = [folder / name for name in kind.files]
-    if not path.is_dir() and len(files) == 1:
-        files = [path]
-    missing = [file.name for file in files if not file.is_file()]
-    if missing or not files:
+    if not path.is_dir():
+        files = [path if len(files) == 1 or file.suffix == path.suffix else file for file in files]
+    missing = not all(file.is_file() for file in files)
+    if missing or not files or not (path.is_dir() or path in files):
         wanted = " or ".join([WHOLE, *([", ".join(kind.files)] if kind.files else [])])
-        where = folder if path.is_dir() or path.exists() else path
-        raise InputError(f"no tokenizer at {where}: there is no {wanted}", "name it with {vocab_file}")
+        raise InputError(f"no tokenizer at {path}: there is no {wanted}", "name it with {vocab_file}")
     return files
 
 
@@ -158,48 +156,42 @@ def read_whole(path: Path) -> Pipeline:
 
 def add_tokens(pipeline: Pipeline, settings: Mapping[str, Any], folder: Path, special: Mapping[str, str]) -> None:
     """Tokens that stand outside of the vocabulary, or that no text splits. Raises InputError where an id is taken already."""
-    numbered: list[tuple[int, Any]] = []
-    if (folder / "added_tokens.json").exists():
-        numbered += [(i, token) for token, i in read_object(folder / "added_tokens.json").items()]
-    decoder = settings.get("added_tokens_decoder") or {}
-    numbered += [(int(i), token) for i, token in decoder.items()]
-    further = settings.get("additional_special_tokens") or settings.get("extra_special_tokens") or []
-    further = list(further.values()) if isinstance(further, dict) else list(further)
-    never = settings.get("never_split") or []
-    for _, token in sorted(numbered, key=lambda each: each[0]):
-        pipeline.add_tokens([added(token)])
-    pipeline.add_tokens([added(token) for token in [*never, *further]])
-    pipeline.add_special_tokens(
-        [
-            AddedToken(token, special=True, normalized=False)
-            for token in special.values()
-            if pipeline.token_to_id(token) is not None
-        ]
-    )
-    for i, token in numbered:
-        if pipeline.token_to_id(content(token) or "") != i:
-            raise InputError(
-                f"{folder}: the added token {content(token)!r} has the id {pipeline.token_to_id(content(token) or '')}, not {i}"
-            )
+    further = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
+    further = list(further.values()) if isinstance(further, dict) else further
+    # Where words that are never split are no tokens themselves, nothing tells what becomes of them.
+    never = [token for token in settings.get("never_split") or [] if pipeline.token_to_id(content(token, folder)) is not None]
+    names = {*special.values(), *(content(token, folder) for token in further)}
+    numbered = numbered_tokens(settings, folder)
+
+    def added(token: Any, single_word: bool = False) -> AddedToken:
+        name, told = content(token, folder), token if isinstance(token, dict) else {}
+        normalized = not told.get("special", name in names)
+        flags = {"single_word": single_word, "lstrip": False, "rstrip": False, "normalized": normalized}
+        return AddedToken(name, **{flag: bool(told.get(flag, value)) for flag, value in flags.items()})
+
+    pipeline.add_tokens([added(numbered[i]) for i in sorted(numbered)] + [added(token) for token in further])
+    pipeline.add_special_tokens([added(token, single_word=True) for token in never])
+    for i, token in numbered.items():
+        found = pipeline.token_to_id(content(token, folder))
+        if found != i:
+            raise InputError(f"{folder}: the added token {content(token, folder)!r} has the id {found}, not {i}")
 
 
-def added(token: Any) -> AddedToken:
-    """An added token, with what its object says of it."""
-    text = content(token)
-    if not text:
-        raise InputError(f"an added token must be text, not {token!r:.60}")
-    told = token if isinstance(token, dict) else {}
-    flags = {name: bool(told.get(name, False)) for name in ("single_word", "lstrip", "rstrip")}
-    return AddedToken(text, normalized=bool(told.get("normalized", False)), **flags)
+def numbered_tokens(settings: Mapping[str, Any], folder: Path) -> dict[int, Any]:
+    """Added tokens by their ids: those of tokenizer_config.json, else of added_tokens.json."""
+    if "added_tokens_decoder" in settings:
+        pairs = [(token, i) for i, token in (settings["added_tokens_decoder"] or {}).items()]
+    else:
+        pairs = [(token, str(i)) for token, i in read_object(folder / "added_tokens.json", optional=True).items()]
+    for token, i in pairs:
+        if not re.fullmatch("[0-9]{1,9}", i):
+            raise InputError(f"{folder}: the added token {content(token, folder)!r} has the id {i:.60}, which is no number")
+    return {int(i): token for token, i in pairs}
 
 
-def plain(pipeline: Pipeline, control: set[str]) -> Pipeline:
-    """The pipeline without its post-processor, which a window's template replaces, and with no special tokens but control ones.
-
-    The library leaves special tokens of a text to be split as text, as it is told to here, but other added ones are tokens.
-    """
-    values = json.loads(pipeline.to_str())
-    values["post_processor"] = None
-    for token in values.get("added_tokens", []):
-        token["special"] = token["content"] in control
-    return Pipeline.from_str(json.dumps(values, ensure_ascii=False))
+def content(token: Any, folder: Path) -> str:
+    """The text of a token, which files give bare or as an object."""
+    found = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(found, str) or not found or re.search("[\ud800-\udfff]", found):  # half a surrogate pair
+        raise InputError(f"{folder}: a special or added token must be text, not {token!r:.60}")
+    return found

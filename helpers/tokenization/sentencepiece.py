@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
-from tokenizers import Regex, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Pipeline
 from tokenizers.models import Unigram
 
@@ -17,11 +17,11 @@ from helpers.tokenization.wordpiece import SPECIAL
 
 Piece = tuple[str, float]
 UNIGRAM = 1
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4  # types of a piece
+WHOLE = (3, 4)  # types of a piece: control, user-defined
 
 
 class Model(NamedTuple):
-    """What a file holds: (piece, logarithm of its probability) by id, which of them texts hold whole, and what is normalised."""
+    """What a file holds: (piece, logarithm of its probability) by id, which of them are matched whole, and what is normalised."""
 
     pieces: list[Piece]
     whole: list[str]
@@ -56,17 +56,21 @@ def read_model(path: Path) -> Model:
     if (model.trainer.model_type or UNIGRAM) != UNIGRAM:
         raise InputError(f"{path} is not a unigram model, which alone is read", "save the tokenizer as tokenizer.json")
     pieces = [(piece.piece, piece.score) for piece in model.pieces]
-    return Model(pieces, [p.piece for p in model.pieces if p.type == USER_DEFINED], model.normalizer.precompiled_charsmap)
+    return Model(pieces, [p.piece for p in model.pieces if p.type in WHOLE], model.normalizer.precompiled_charsmap)
 
 
-def pipeline_of(pieces: list[Piece], unknown: str, normalizer: Sequence[Any], before: Sequence[Any], prefix: bool) -> Pipeline:
+def pipeline_of(
+    model: Model, pieces: list[Piece], unknown: str, normalizer: Sequence[Any], before: Sequence[Any], prefix: str
+) -> Pipeline:
+    """`pieces` are the model's, as they are numbered; `prefix` tells which words have a space before them."""
     ids = {piece: i for i, (piece, _) in reversed(list(enumerate(pieces)))}
     if unknown not in ids:
         raise InputError(f"the SentencePiece model lacks the unknown token {unknown}", "is it the model's own?")
     pipeline = Pipeline(Unigram(pieces, unk_id=ids[unknown], byte_fallback=False))
     pipeline.normalizer = normalizers.Sequence(list(normalizer))
-    space = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always" if prefix else "never")
+    space = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=prefix)
     pipeline.pre_tokenizer = pre_tokenizers.Sequence([*before, space])
+    pipeline.add_tokens([AddedToken(piece, normalized=False) for piece in model.whole if piece in ids])
     return pipeline
 
 
@@ -74,8 +78,8 @@ def charsmap(model: Model) -> list[Any]:
     return [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
 
 
-def with_prefix(settings: Mapping[str, Any]) -> bool:
-    return settings.get("add_prefix_space") is not False
+def prefix(settings: Mapping[str, Any], otherwise: str = "never") -> str:
+    return otherwise if settings.get("add_prefix_space") is False else "always"
 
 
 def fairseq(head: Callable[[Mapping[str, str]], list[Piece]], skipped: int) -> Callable[..., Pipeline]:
@@ -85,7 +89,7 @@ def fairseq(head: Callable[[Mapping[str, str]], list[Piece]], skipped: int) -> C
         model = read_model(files[0])
         pieces = [*head(special), *model.pieces[skipped:], (special["mask"], 0.0)]
         words = [pre_tokenizers.WhitespaceSplit()]
-        return pipeline_of(pieces, special["unk"], charsmap(model), words, with_prefix(settings))
+        return pipeline_of(model, pieces, special["unk"], charsmap(model), words, prefix(settings))
 
     return build
 
@@ -107,9 +111,7 @@ def build_albert(files: Sequence[Path], settings: Mapping[str, Any], special: Ma
     if settings.get("do_lower_case") is not False:
         steps.append(normalizers.Lowercase())
     words = [pre_tokenizers.WhitespaceSplit()]
-    pipeline = pipeline_of(model.pieces, special["unk"], [*steps, *charsmap(model)], words, with_prefix(settings))
-    pipeline.add_tokens(model.whole)
-    return pipeline
+    return pipeline_of(model, model.pieces, special["unk"], [*steps, *charsmap(model)], words, prefix(settings))
 
 
 def build_deberta(files: Sequence[Path], settings: Mapping[str, Any], special: Mapping[str, str]) -> Pipeline:
@@ -117,9 +119,7 @@ def build_deberta(files: Sequence[Path], settings: Mapping[str, Any], special: M
     steps: list[Any] = [normalizers.Lowercase()] if settings.get("do_lower_case") else []
     steps += [normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " "), normalizers.NFC(), normalizers.Strip(left=False, right=True)]
     split = [pre_tokenizers.Punctuation(behavior="isolated")] if settings.get("split_by_punct") else []
-    pipeline = pipeline_of(model.pieces, special["unk"], steps, split, with_prefix(settings))
-    pipeline.add_tokens(model.whole)
-    return pipeline
+    return pipeline_of(model, model.pieces, special["unk"], steps, split, prefix(settings, "first"))
 
 
 XLM_ROBERTA = Kind(

@@ -13,6 +13,10 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from helpers.errors import InputError
 
+# Before the name of a control token, so that no text has it: pre-tokenizers leave no space as it is.
+UNSPELLED = "\0 "
+SPACES = np.array([chr(i).isspace() for i in range(0x3002)])  # by code point; none is beyond U+3000
+
 
 class Tokens(NamedTuple):
     """A text's tokens: ids [n], and [n, 2] offsets of each token's first and past-last character in the text; int32."""
@@ -37,7 +41,7 @@ class Tokenizer:
     """Turns texts into tokens.
 
     Args:
-        pipeline: of the `tokenizers` library.
+        pipeline: of the `tokenizers` library, its control tokens `unspelled`.
         control: the special tokens that windows are made of; spelled out in a text, they are text.
     """
 
@@ -46,13 +50,20 @@ class Tokenizer:
         pipeline.no_padding()
         pipeline.encode_special_tokens = True
         self._pipeline, self.control = pipeline, tuple(sorted(control))
-        self._spaced = not isinstance(pipeline.pre_tokenizer, BertPreTokenizer)  # whether tokens may begin with a space
+        added = pipeline.get_added_tokens_decoder().values()
+        greedy = any((token.lstrip or token.rstrip) and not token.special for token in added)
+        self._spaced = greedy or not isinstance(pipeline.pre_tokenizer, BertPreTokenizer)  # whether tokens may have a space
 
     def ids(self, tokens: Sequence[str]) -> list[int]:
-        """The ids of special tokens, by name."""
-        found = [self._pipeline.token_to_id(token) for token in tokens]
-        assert None not in found, tokens
-        return found  # type: ignore[return-value]
+        """The ids of special tokens, by name. Raises InputError where there is none of that name."""
+        return [self._id(token) for token in tokens]
+
+    def _id(self, token: str) -> int:
+        for name in (UNSPELLED + token, token):
+            found = self._pipeline.token_to_id(name)
+            if found is not None:
+                return found
+        raise InputError(f"the tokenizer has no token {token!r:.60}", "is it the model's own?")
 
     @property
     def size(self) -> int:
@@ -92,7 +103,7 @@ def trimmed(text: str, offsets: np.ndarray) -> np.ndarray:
 
     A piece of byte-level BPE or SentencePiece has the space before a word in it, and an answer is cut out by offsets.
     """
-    solid = np.array([not character.isspace() for character in text], bool)
+    solid = ~SPACES[np.minimum(np.frombuffer(text.encode("utf-32-le"), np.uint32), len(SPACES) - 1)]
     if solid.all() or not len(offsets):
         return offsets
     places = np.arange(len(text))
@@ -105,6 +116,34 @@ def trimmed(text: str, offsets: np.ndarray) -> np.ndarray:
     return np.stack([np.where(fits, first[begin_at], begin), np.where(fits, last[end_at] + 1, end)], 1).astype(np.int32)
 
 
+def unspelled(pipeline: Pipeline, control: Collection[str]) -> Pipeline:
+    """The pipeline with its control tokens out of any text's reach, and without its post-processor, whose part windows take.
+
+    A model finds its vocabulary's control tokens in a text as it does others: SentencePiece's own, which tells them apart,
+    is not the library's. Other special tokens, markers of entities say, are tokens wherever they stand.
+    """
+    values = json.loads(pipeline.to_str())
+    values["post_processor"], model = None, values["model"]
+    vocab = model["vocab"]
+    # Merges make BPE's tokens, never one that was set aside from the corpus; what they name must keep its name.
+    hidden = set() if model["type"] == "BPE" else set(control)
+
+    def named(token: str) -> str:
+        return UNSPELLED + token if token in hidden else token
+
+    if isinstance(vocab, dict):
+        hidden &= vocab.keys()
+        model["vocab"] = {named(token): i for token, i in vocab.items()}
+        model["unk_token"] = model["unk_token"] and named(model["unk_token"])
+    else:
+        hidden &= {token for token, _ in vocab}
+        model["vocab"] = [(named(token), score) for token, score in vocab]
+    for token in values["added_tokens"]:
+        token["special"] = token["content"] in control  # which the library is told to take for text
+        token["content"] = named(token["content"])
+    return Pipeline.from_str(json.dumps(values, ensure_ascii=False))
+
+
 @contextmanager
 def reading(source: str) -> Iterator[None]:
     """Turns what the library makes of a damaged file into an InputError: exceptions, and panics, which are none of Python's."""
@@ -113,6 +152,7 @@ def reading(source: str) -> Iterator[None]:
     except InputError:
         raise
     except BaseException as e:
-        if isinstance(e, (KeyboardInterrupt, SystemExit, MemoryError)):
+        if isinstance(e, MemoryError) or not (isinstance(e, Exception) or type(e).__name__ == "PanicException"):
             raise
-        raise InputError(f"{source} cannot be used as a tokenizer: {' '.join(str(e).split())[:200]}") from e
+        says = "".join(c if c.isprintable() else " " for c in str(e)).split()
+        raise InputError(f"{source} cannot be used as a tokenizer: {' '.join(says)[:200]}") from e

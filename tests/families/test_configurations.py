@@ -162,7 +162,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     *(
         ("modernbert", {"layer_types": value}, "layer_types must name sliding_attention or full_attention for each of 3 layers")
-        for value in (["full_attention"], ["full_attention"] * 2 + ["linear"], "full_attention", 3, [[]] * 3)
+        for value in (["full_attention"], ["full_attention"] * 2 + ["linear"], "full_attention", 3, [["full_attention"]] * 3)
     ),
     *(
         ("modernbert", {"rope_parameters": value}, "rope_parameters must be given for sliding_attention and full_attention")

@@ -68,8 +68,8 @@ def test_calibrated_sums() -> None:
     weights, batch = weights_of(random_model(CONFIG, 6)), of_lengths([30], CONFIG, 1)
     found = calibration.calibrate(weights, CONFIG, SITES_WITH_SUMS, [batch])
     assert set(found) == {*TENSORS, *SUMS}
-    first = weights.embeddings
-    summed = first.word[batch.input_ids] + first.position[:30] + first.token_type[batch.segment_ids]
+    word, position, token_type = weights.embeddings.tables()
+    summed = word[batch.input_ids] + position[:30] + token_type[batch.segment_ids]
     assert found["bert.embeddings.sum"] == pytest.approx(largest(summed), rel=1e-5)
     plain = calibration.calibrate(weights, CONFIG, SITES, [batch])
     assert set(plain) == set(TENSORS)

@@ -280,9 +280,7 @@ def test_engines_are_kept_where_they_fit(script: ModuleType, tmp_path: Path) -> 
         """What the builder's request says of an engine that was built with these flags."""
         return builder.read(["-pt", "other", "-o", "other", "-b", "3", "-w", "9", *flags])[1].to_dict()
 
-    made = Description(
-        "tensorrt", "8.6.0", "NVIDIA H200", "9.0", "int8", False, sizes, "model", "vocab.txt", 60, True, request=asked(*flags)
-    )
+    made = Description("tensorrt", "8.6.0", "NVIDIA H200", "9.0", "int8", False, sizes, "model", 60, request=asked(*flags))
     of_base = benchmark(script)._replace(batch_sizes=[1, 4]), script.Configuration("base", 128, "int8"), flags, path
 
     def fits(**changes: Any) -> bool:
@@ -309,7 +307,7 @@ def test_megatron_engines_are_kept_where_they_fit(script: ModuleType, tmp_path: 
     for built, kept in ((flags, True), ([*flags, "-sp"], False)):
         request = builder_varseqlen.read(["-pkl", "other", "-o", "other", *built])[1].to_dict()
         device = ("tensorrt", "8.6.0", "NVIDIA H200", "9.0")
-        description = Description(*device, "int8", True, [[1, 128]], "model", "vocab.txt", 60, True, request=request)
+        description = Description(*device, "int8", True, [[1, 128]], "model", 60, request=request)
         engine_file.save(path, Built(b"ftrt", description))
         assert script.fits(*of_large, flags, path) == kept
         assert script.fits(*of_large, [*flags, "-sp"], path) != kept

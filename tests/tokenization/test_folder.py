@@ -15,6 +15,7 @@ import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import ByteLevelBPETokenizer
+from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
 from helpers.commands.cli import FLAGS
 from helpers.errors import InputError
@@ -74,6 +75,7 @@ FAIRSEQ: dict[str, Any] = {"unk_id": 0, "bos_id": 1, "eos_id": 2}
 OF_ALBERT: dict[str, Any] = {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1, "control_symbols": "[CLS],[SEP],[MASK]"}
 OF_DEBERTA: dict[str, Any] = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3, "user_defined_symbols": "[MASK]"}
 OF_DEBERTA |= {"pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]", "unk_piece": "[UNK]"}
+BARE = {"add_prefix_space": False}
 MARKERS = {"additional_special_tokens": ["<e1>", "</e1>"]}
 
 FORMS = {
@@ -100,6 +102,7 @@ FORMS = {
         {"keep_accents": True, "do_lower_case": False},
     ),
     "deberta-v2": Form(unigram("spm.model", **OF_DEBERTA), "DebertaV2Tokenizer", BY_BERT),
+    "deberta-v2, no space before": Form(unigram("spm.model", **OF_DEBERTA), "DebertaV2Tokenizer", BY_BERT, BARE),
     "deberta-v2, punctuation split": Form(
         unigram("spm.model", **OF_DEBERTA), "DebertaV2Tokenizer", BY_BERT, {"split_by_punct": True}
     ),
@@ -107,12 +110,13 @@ FORMS = {
 
 
 class Pair(NamedTuple):
-    """Ours of the files, ours of the tokenizer.json that theirs saves, and theirs."""
+    """Ours of the files, ours of the tokenizer.json that theirs saves, theirs, and SentencePiece's own where it has one."""
 
     ours: Tokenizer
     saved: Tokenizer
     theirs: Any
     template: Template
+    reference: Any
 
 
 @pytest.fixture(scope="module", params=FORMS, ids=[name.replace(", ", "-").replace(" ", "-") for name in FORMS])
@@ -129,8 +133,11 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     ours, template = read(folder / "files", kind, TOKENIZERS)
     saved, again = read(folder / "saved", kind, TOKENIZERS)
     assert template == again == form.template
+    models: list[Any] = [
+        sentencepiece.SentencePieceProcessor(model_file=str(file)) for file in (folder / "files").glob("*.model")
+    ]
     shutil.rmtree(folder / "files")
-    return Pair(ours, Tokenizer.from_json(saved.to_json()), theirs, template)
+    return Pair(ours, Tokenizer.from_json(saved.to_json()), theirs, template, *(models or [None]))
 
 
 def same(pair: Pair, texts: list[str]) -> None:
@@ -173,11 +180,49 @@ def test_windows(pair: Pair) -> None:
 
 
 def test_special_tokens_in_a_text_are_text(pair: Pair) -> None:
-    """As in theirs where it is told to split them."""
-    known = [pair.template.before[0], pair.template.after[0]]
-    for text in (f"a{known[1]}b", f"x {known[0]} y", "".join(known)):
-        [tokens] = pair.ours([text])
-        assert tokens.ids.tolist() == pair.theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    """As in SentencePiece itself; where there is none, as in theirs if it is told to split them."""
+    for token in pair.ours.control:
+        for text in (f"a{token}b", f"x {token} y", token * 2):
+            [tokens], [saved] = pair.ours([text]), pair.saved([text])
+            ids = tokens.ids.tolist()
+            assert ids == saved.ids.tolist()
+            assert len(ids) > 2
+            if pair.reference is None:
+                assert ids == pair.theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+                continue
+            place = pair.reference.piece_to_id(token)
+            spelled = pair.reference.is_control(place) or pair.reference.is_unknown(place)  # or it is one that texts may have
+            if spelled and not pair.theirs.init_kwargs.get("split_by_punct"):
+                pieces = pair.reference.encode(pair.theirs._tokenizer.normalizer.normalize_str(text))
+                names = [pair.reference.id_to_piece(piece) for piece in pieces]
+                assert pair.theirs.convert_ids_to_tokens(ids) == names
+            assert pair.ours.ids([token])[0] not in ids or token == pair.theirs.unk_token
+
+
+@pytest.mark.parametrize("form", ["bert", "roberta", "albert", "deberta-v2"])
+@pytest.mark.parametrize("name", ["added_tokens.json", "tokenizer_config.json"])
+def test_added_tokens_in_texts(tmp_path: Path, form: str, name: str) -> None:
+    """They are found in a text before or after it is normalised, as a marker says or its kind; spaces that they take are cut."""
+    FORMS[form].write(tmp_path)
+    size = len(getattr(transformers, FORMS[form].cls).from_pretrained(tmp_path))
+    if name == "added_tokens.json":
+        (tmp_path / name).write_text(json.dumps({"<E>": size + 1, "[new]": size}))
+    else:
+        flags = {"single_word": False, "lstrip": True, "rstrip": True, "special": True}
+        tokens = {str(size): {"content": "[new]", "normalized": False, **flags}, str(size + 1): {"content": "<E>", **flags}}
+        settings_of(tmp_path, added_tokens_decoder=tokens)
+    theirs = getattr(transformers, FORMS[form].cls).from_pretrained(tmp_path)
+    ours, _ = read(tmp_path, TOKENIZERS[FORMS[form].cls], TOKENIZERS)
+    same(Pair(ours, ours, theirs, FORMS[form].template, None), ["a <e> b<E>c [new]  [NEW]", "<E>", " [new] "])
+    assert ours.size == size + 2
+
+
+@pytest.mark.parametrize("name", ["XLMRobertaTokenizer", "CamembertTokenizer"])
+def test_symbols_that_a_unigram_model_defines(tmp_path: Path, name: str) -> None:
+    unigram("sentencepiece.bpe.model", user_defined_symbols="<e1>,<n>", control_symbols="<c>", **FAIRSEQ)(tmp_path)
+    theirs = getattr(transformers, name).from_pretrained(tmp_path)
+    ours, template = read(tmp_path, TOKENIZERS[name], TOKENIZERS)
+    same(Pair(ours, ours, theirs, template, None), ["a<e1> b <n>c<c>", "<c> <e1><e1>"])
 
 
 # Which tokenizer it is
@@ -224,6 +269,9 @@ def test_a_class_that_needs_more_than_its_files(tmp_path: Path) -> None:
     wordpiece(tmp_path)
     settings_of(tmp_path, tokenizer_class="BertJapaneseTokenizer", word_tokenizer_type="mecab")
     says = "the tokenizer class BertJapaneseTokenizer is not supported; save it as tokenizer.json, or take another model"
+    assert told(tmp_path) == told(tmp_path / "vocab.txt") == f"{tmp_path}: {says}"
+    settings_of(tmp_path, word_tokenizer_type="mecab")
+    (tmp_path / "config.json").write_text(json.dumps({"tokenizer_class": "BertJapaneseTokenizer"}))
     assert told(tmp_path) == f"{tmp_path}: {says}"
 
 
@@ -248,10 +296,26 @@ def test_added_tokens(tmp_path: Path) -> None:
     assert told(tmp_path) == f"{tmp_path}: the added token '<a>' has the id 30522, not 40000"
 
 
+def test_special_tokens_map_names_tokens_too(tmp_path: Path) -> None:
+    """But where tokenizer_config.json lists all added tokens, it is out of date."""
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n<s>\n")
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"cls_token": "<s>"}))
+    assert read(settings_of(tmp_path, cls_token="[CLS]"), BERT, TOKENIZERS)[1].before == ("<s>",)
+    assert read(settings_of(tmp_path, cls_token="[CLS]", added_tokens_decoder={}), BERT, TOKENIZERS)[1].before == ("[CLS]",)
+
+
 def test_never_split(tmp_path: Path) -> None:
+    """As BERT's tokenizer in Python does, where they are tokens."""
     wordpiece(tmp_path)
-    tokenizer, _ = read(settings_of(tmp_path, never_split=["[unused1]"]), BERT, TOKENIZERS)
-    assert tokenizer(["a [unused1] b"])[0].ids.tolist() == [1037, 2, 1038]
+    never = ["[unused1]", "u.s.", "the"]  # no token is u.s.
+    theirs = BertTokenizerLegacy(str(tmp_path / "vocab.txt"), never_split=never)
+    tokenizer, _ = read(settings_of(tmp_path, never_split=never), BERT, TOKENIZERS)
+    for text in ("a [unused1] b", "[unused1] The the there", "x[unused1]y"):
+        assert tokenizer([text])[0].ids.tolist() == theirs.convert_tokens_to_ids(theirs.tokenize(text))
+    assert tokenizer.size == 30522
+
+
+LETTERS = {"vocab.txt": "[PAD]\n[UNK]\n[CLS]\n[SEP]\na"}
 
 
 @pytest.mark.parametrize(
@@ -278,6 +342,13 @@ def test_never_split(tmp_path: Path) -> None:
             "RobertaTokenizer",
             "{0}/vocab.json, {0}/merges.txt cannot be used as a",
         ),
+        ({"merges.txt": "a b"}, "RobertaTokenizer", "no tokenizer at {}: there is no tokenizer.json or vocab.json, merges.txt; "),
+        (
+            {"added_tokens.json": '{"<a>": "x"}', **LETTERS},
+            "BertTokenizer",
+            "{}: the added token '<a>' has the id x, which is no",
+        ),
+        ({"added_tokens.json": '{"": 5}', **LETTERS}, "BertTokenizer", "{}: a special or added token must be text, not ''"),
         ({"spm.model": "no model"}, "DebertaV2Tokenizer", "{}/spm.model "),
         ({"spm.model": ""}, "DebertaV2Tokenizer", "{}/spm.model is not a SentencePiece model: it has no pieces"),
     ],
@@ -293,6 +364,44 @@ def test_settings_of_another_kind(tmp_path: Path, name: str) -> None:
     wordpiece(tmp_path)
     says = f"{tmp_path}/tokenizer_config.json: {name} must be true, false or null, not 'false'"
     assert told(settings_of(tmp_path, **{name: "false"})) == says
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"cls_token": 5}, "{}: a special or added token must be text, not 5"),
+        ({"sep_token": "\ud800"}, "{}: a special or added token must be text, not '\\ud800'"),
+        ({"additional_special_tokens": [{}]}, "{}: a special or added token must be text, not {{}}"),
+        ({"additional_special_tokens": "<a>"}, "{}/tokenizer_config.json: additional_special_tokens must be a list, not '<a>'"),
+        ({"added_tokens_decoder": {"x": "<a>"}}, "{}: the added token '<a>' has the id x, which is no number"),
+        ({"added_tokens_decoder": {"9": "<a>"}}, "{}: the added token '<a>' has the id 30522, not 9"),
+        ({"tokenizer_class": "\ud800"}, "{}: '\\ud800' is no name of a tokenizer class"),
+        ({"tokenizer_class": 5}, "{}/tokenizer_config.json: tokenizer_class must be a name, not 5"),
+    ],
+)
+def test_settings_that_name_no_tokens(tmp_path: Path, values: dict[str, Any], says: str) -> None:
+    wordpiece(tmp_path)
+    assert told(settings_of(tmp_path, **values)) == says.format(tmp_path)
+
+
+def test_a_file_that_is_none_of_the_tokenizers(tmp_path: Path) -> None:
+    byte_level("<s>", "<pad>", "</s>", "<unk>")(tmp_path)
+    (tmp_path / "spm.model").write_text("")
+    says = "there is no tokenizer.json or vocab.json, merges.txt; name it with -v"
+    assert told(tmp_path / "spm.model", "RobertaTokenizer") == f"no tokenizer at {tmp_path / 'spm.model'}: {says}"
+    says = "there is no tokenizer.json or vocab.txt; name it with -v"
+    assert told(tmp_path / "absent.txt") == f"no tokenizer at {tmp_path / 'absent.txt'}: {says}"
+
+
+def test_a_tokenizer_that_fails_with_every_text(tmp_path: Path) -> None:
+    """Its unknown token is not among its tokens; or it normalises by a map that is none, at which the library panics."""
+    transformers.BertTokenizer.from_pretrained(MODEL).save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**values, "model": {**values["model"], "unk_token": "<unk>"}}))
+    assert told(tmp_path).startswith(f"{path} cannot be used as a tokenizer: ")
+    path.write_text(json.dumps({**values, "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}))
+    assert told(tmp_path).startswith(f"{path} cannot be used as a tokenizer: ")
 
 
 def test_a_sentencepiece_model_of_another_kind(tmp_path: Path) -> None:

@@ -142,6 +142,9 @@ class OnnxGraph(Model, OpenGraph[Value, Places]):
         joined = self._node("Transpose", [by_head], f"{name}.joined", perm=[0, 2, 1, 3])
         return self._node("Reshape", [joined, self._shape([0, 0, self.num_heads * self.head_size])], context)
 
+    def residual(self, x: Value) -> Value:
+        return Value(x.name)
+
     def skip_layer_norm(self, x: Value, residual: Value, norm: LayerNorm, site: Site) -> tuple[Value, Value]:
         total = self._node("Add", [self._rounded(x), self._rounded(residual)], f"{site.name}.sum")
         return self._norm(total, norm, site)
