@@ -64,7 +64,7 @@ def texts_of(path: Path) -> list[str]:
 def test_every_field_in_a_hint_or_warning_has_a_flag() -> None:
     sources = [*ROOT.glob("*.py"), *ROOT.glob("helpers/**/*.py")]
     assert len(sources) > 40
-    found = {name for path in sources for text in texts_of(path) for name in re.findall(r"\{(\w+)\}", text)}
+    found = {name for path in sources for text in texts_of(path) for name in re.findall(r"\{([a-z]\w*)\}", text)}
     assert found > {"sequence_length", "vocab_file", "int8_attention", "sparse", "pickle"}
     assert found <= set(FLAGS)
     assert {name for backend in backends.NAMES for name in backends.find(backend).ignores} <= set(FLAGS)

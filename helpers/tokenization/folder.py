@@ -98,17 +98,17 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if not settings.get("tokenizer_class"):
         settings["tokenizer_class"] = read_object(folder / "config.json", optional=True).get("tokenizer_class") or ""
 
-    def need(name: str, kinds: tuple[type, ...], what: str) -> None:
+    def expect(name: str, kinds: tuple[type, ...], what: str) -> None:
         if not isinstance(settings.get(name), (*kinds, type(None))):
             raise InputError(f"{folder / 'tokenizer_config.json'}: {name} must be {what}, not {settings[name]!r:.60}")
 
     for name in SWITCHES:
-        need(name, (bool,), "true, false or null")
+        expect(name, (bool,), "true, false or null")
     for name in ("additional_special_tokens", "never_split"):
-        need(name, (list,), "a list")
-    need("extra_special_tokens", (list, dict), "a list or an object")
-    need("added_tokens_decoder", (dict,), "an object")
-    need("tokenizer_class", (str,), "a name")
+        expect(name, (list,), "a list")
+    expect("extra_special_tokens", (list, dict), "a list or an object")
+    expect("added_tokens_decoder", (dict,), "an object")
+    expect("tokenizer_class", (str,), "a name")
     if not (settings["tokenizer_class"] or "a").isidentifier():
         raise InputError(f"{folder}: {settings['tokenizer_class']!r:.60} is no name of a tokenizer class")
     return settings
@@ -132,7 +132,7 @@ def read_object(path: Path, optional: bool = False) -> dict[str, Any]:
 def named_tokens(settings: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """Special tokens by role."""
     found = {role: settings.get(f"{role}_token") for role in ROLES}
-    return {role: content(token, folder) for role, token in found.items() if token is not None}
+    return {role: content(token, folder) for role, token in found.items() if token not in (None, "")}
 
 
 def find_files(path: Path, folder: Path, kind: Kind) -> list[Path]:

@@ -188,6 +188,21 @@ def test_an_embedding_may_have_more_rows_than_there_are_tokens(work: Path) -> No
     assert succeeds("inference.py", "-e new.engine -p 'the cat sat' -q where", work)
 
 
+def test_the_encoder_alone(work: Path) -> None:
+    """Which Hugging Face saves under its own names: it is for features, and for nothing else."""
+    save(PLAIN["bert"].model("feature-extraction"), work / "encoder")
+    write_vocab(work / "encoder/vocab.txt")
+    args = "-pt encoder -o new.engine -s 64 --backend onnxruntime"
+    for flag, task in (("", "question-answering"), ("--task token-classification", "token-classification")):
+        said = refused("builder.py", f"{args} {flag}", work, "encoder/model.safetensors lacks 2 of 55 tensors: ")
+        assert said.endswith(f"; it has no head for --task {task}\n")
+    refused("builder.py", f"{args} --task summarization", work, "argument --task: invalid choice: 'summarization'")
+    for script in ("builder.py", "builder_varseqlen.py"):
+        succeeds(script, f"{args} --task feature-extraction", work)
+        described = read(work / "new.engine.json")
+        assert (described["task"], described["labels"]) == ("feature-extraction", [])
+
+
 def test_a_family_that_the_first_backend_has_not(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is told, and the next one builds."""
     monkeypatch.setattr(type(backends.find("tensorrt")), "check_available", lambda _: None)

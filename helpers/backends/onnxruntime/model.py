@@ -29,8 +29,12 @@ class Model:
         self._stored: dict[tuple[Any, ...], list[tuple[str, int]]] = {}  # what begins alike → initializers and where they lie
         self._initializers = bytearray()
 
-    def model(self, metadata: dict[str, str]) -> bytearray:
-        """The finished model, serialized, with `metadata` in its properties. Raises InputError where no file can hold it."""
+    def model(self, metadata: dict[str, str], otherwise: str = "add {int8}") -> bytearray:
+        """The finished model, serialized, with `metadata` in its properties.
+
+        Raises:
+            InputError: no file can hold it; `otherwise` says what to do then.
+        """
         graph = helper.make_graph(self._nodes, "bert", self._inputs, self._outputs).SerializeToString()
         # IR version 9 came with opset 20; a higher one would shut out runtimes that know all that the graph uses.
         shell = helper.make_model(onnx.GraphProto(), opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
@@ -39,7 +43,7 @@ class Model:
         size = len(graph) + len(self._initializers)
         head = shell.SerializeToString() + field_head(onnx.ModelProto, "graph", size) + graph
         if len(head) + len(self._initializers) > LIMIT:
-            raise InputError(f"this model is {size / 2**30:.1f} GiB large, and an ONNX file holds at most 2 GiB", "add {int8}")
+            raise InputError(f"this model is {size / 2**30:.1f} GiB large, and an ONNX file holds at most 2 GiB", otherwise)
         model, self._initializers = self._initializers, bytearray()
         model[:0] = head
         return model

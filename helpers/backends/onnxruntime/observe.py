@@ -20,7 +20,9 @@ def observe(network: Network, seen: Sequence[Site], batches: Iterable[Batch]) ->
     graph.expose(seen)
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
-    session = onnxruntime.InferenceSession(bytes(graph.model({})), settings, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        bytes(graph.model({}, "take a checkpoint that has activation ranges")), settings, providers=["CPUExecutionProvider"]
+    )
     layout = Padded([Profile(1, network.config.max_position_embeddings)], any_length=True)
     for batch in batches:
         yield session.run([site.name for site in seen], layout.feed(batch))
