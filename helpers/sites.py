@@ -144,7 +144,7 @@ def factorised_sites(num_layers: int, megatron: bool = False) -> Sites:
     return replace(sites, embeddings=bare, projection=replace(read, name=sites.projection.name))
 
 
-def pre_norm_sites(num_layers: int, megatron: bool = False) -> Sites:
+def pre_norm_sites(num_layers: int) -> Sites:
     """Those of an encoder whose residuals are sums before their normalisation, from the second on."""
     sites = bert_sites(num_layers, megatron=True)
     return replace(sites, embeddings=replace(sites.embeddings, residual=None))

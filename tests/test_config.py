@@ -11,7 +11,15 @@ import torch
 import transformers
 
 from helpers.commands.cli import FLAGS
-from helpers.config import ACTIVATIONS, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, BertConfig, find_config
+from helpers.config import (
+    ACTIVATIONS,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TASKS,
+    TOKEN_CLASSIFICATION,
+    BertConfig,
+    find_config,
+)
 from helpers.errors import InputError
 from tests.models import small_config
 
@@ -315,3 +323,23 @@ def test_scoring(changes: dict[str, Any], scoring: str) -> None:
     config = BertConfig.from_dict({**small_config().to_dict(), **changes}, Path("config.json"), SEQUENCE_CLASSIFICATION)
     assert config.scoring == scoring
     assert BertConfig.from_dict(config.to_dict(), Path("config.json"), SEQUENCE_CLASSIFICATION).scoring == scoring
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("architecture", [f"Bert{ending}" for ending in TASKS.values() if ending != "Model"])
+def test_the_head_of_another_task(task: str, architecture: str) -> None:
+    """A classifier of sequences has the tensors of one of tokens: only its class tells them apart."""
+    values = {**small_config().to_dict(), "architectures": [architecture]}
+    if task == "feature-extraction" or architecture.endswith(TASKS[task]):
+        assert BertConfig.from_dict(values, Path("config.json"), task).task == task
+        return
+    with pytest.raises(InputError) as error:
+        BertConfig.from_dict(values, Path("config.json"), task)
+    says = f"configuration config.json: {architecture} has no head for {task}; name its own task with --task"
+    assert error.value.told(FLAGS) == says
+
+
+@pytest.mark.parametrize("architectures", [["BertForMaskedLM"], ["BertModel"], [], None, "BertForTokenClassification", [3]])
+def test_a_class_that_tells_no_task(architectures: object) -> None:
+    values = {**small_config().to_dict(), "architectures": architectures}
+    assert BertConfig.from_dict(values, Path("config.json")) == small_config()

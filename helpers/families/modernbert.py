@@ -29,6 +29,7 @@ EXTRA: dict[str, Any] = {
     "global_attn_every_n_layers": 3,
     "local_attention": 128,
     "rope_parameters": None,
+    "rope_scaling": None,
     "global_rope_theta": 160000.0,
     "local_rope_theta": 10000.0,
     "norm_bias": False,
@@ -57,6 +58,7 @@ def read(config: BertConfig, need: Callable[..., None]) -> BertConfig:
         need(of_kind.get("rope_type", "default") == "default", f"rope_type {of_kind.get('rope_type')!r:.60} is not supported")
         theta[kind] = of_kind.get("rope_theta") or extra[name] or extra["global_rope_theta"]
         need(type(theta[kind]) in (int, float) and theta[kind] > 0, f"{name} must be a positive number, not {theta[kind]!r:.60}")
+    need(not extra["rope_scaling"], "rope_scaling is not supported")
     need(
         extra["classifier_pooling"] in ("cls", "mean"), f"classifier_pooling {extra['classifier_pooling']!r:.60} is not supported"
     )
@@ -139,7 +141,7 @@ FAMILIES = (
         complete=complete,
         pooler_activation=lambda config: ACTIVATIONS[config.extra["classifier_activation"]],
         network=modernbert,
-        sites=lambda config, megatron: pre_norm_sites(config.num_hidden_layers, megatron),
+        sites=lambda config, megatron: pre_norm_sites(config.num_hidden_layers),
         beyond="rotary positions",
     ),
 )

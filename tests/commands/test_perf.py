@@ -12,6 +12,8 @@ import pytest
 
 from tests.inputs import PARAGRAPH, SQUAD, lacking, read
 from tests.running import listing, refused, succeeds
+from tests.variants import PLAIN, save
+from tests.wordpieces import write_tokenizer
 
 pytestmark = pytest.mark.usefixtures("no_tensorrt")
 
@@ -173,3 +175,17 @@ def test_perf_of_an_engine_without_its_description(work: Path, engine: str) -> N
     (work / f"{engine}.json").unlink()
     [row] = timed(succeeds("perf.py", f"-e {engine} -s 64 -i 2 -w 0 -r 2147483647", work))
     assert row[:3] == [2, 1, 64]
+
+
+@pytest.mark.parametrize("name", ["roberta", "mpnet"])
+def test_perf_of_an_engine_for_another_task(name: str, tmp_path: Path) -> None:
+    """Of a model that has one segment, or none: tokens of another one would be refused."""
+    save(PLAIN[name].model("sequence-classification"), tmp_path)
+    write_tokenizer(tmp_path)
+    backend = "--backend onnxruntime"
+    for builder, script in (("builder.py", "perf.py"), ("builder_varseqlen.py", "perf_varseqlen.py")):
+        succeeds(builder, f"-pt . -o new.engine -b 2 -s 60 --task sequence-classification {backend}", tmp_path)
+        [row] = timed(succeeds(script, "-e new.engine -s 60 -b 2 -i 2 -w 0", tmp_path))
+        assert row[:3] == [2, 2, 60]
+        [row] = timed(succeeds(script, f"-e new.engine -s 60 --lengths {SQUAD} -i 1 -w 0", tmp_path), throughput=True)
+        assert row[8] > 12

@@ -168,7 +168,7 @@ def test_reader_gives_the_memory_back(bundled: Path) -> None:
     assert held <= 8 * MIB and left <= 8 * MIB
 
     def fails() -> Callable[[], object]:
-        with pytest.raises(InputError, match="no tokenizer at .*absent") as caught:
+        with pytest.raises(InputError, match=r"no tokenizer at .*absent") as caught:
             Reader.open(bundled, vocab_file=MODEL / "absent")
         return lambda: caught
 
