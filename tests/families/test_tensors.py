@@ -20,6 +20,7 @@ from helpers.config import (
     BertConfig,
 )
 from helpers.errors import InputError
+from tests.inputs import change
 from tests.models import arrays_of
 from tests.variants import PLAIN, VARIANTS, save
 
@@ -84,6 +85,9 @@ def test_a_checkpoint_without_the_head(name: str, tmp_path: Path) -> None:
 
 def test_a_head_of_another_task(tmp_path: Path) -> None:
     save(PLAIN["distilbert"].model(TOKEN_CLASSIFICATION), tmp_path)
+    with pytest.raises(InputError, match="DistilBertForTokenClassification has no head for question-answering"):
+        BertConfig.load(tmp_path, QUESTION_ANSWERING)
+    change(tmp_path / "config.json", "architectures")  # without which the tensors tell
     message = message_of(tmp_path, BertConfig.load(tmp_path, QUESTION_ANSWERING))
     assert message.endswith(
         " lacks 2 of 54 tensors: qa_outputs.weight, qa_outputs.bias; it has no head for --task question-answering"
