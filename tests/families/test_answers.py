@@ -1,4 +1,4 @@
-"""A hundred questions to one model of each network, tokenized in each way, against brute force over Hugging Face's logits."""
+"""A hundred questions to a model of each family, tokenized as its own are, against brute force over Hugging Face's logits."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer, SentencePieceUnigramTokenizer
 
 from helpers import backends, engine_file
+from helpers.families import FAMILIES
 from helpers.layouts import Profile
 from helpers.qa.windows import Options
 from helpers.reader import Reader
@@ -35,16 +36,16 @@ def byte_level(folder: Path, special: list[str], whole: bool) -> None:
         tokenizer.save_model(str(folder))
 
 
-def wordpiece(folder: Path) -> None:
+def wordpiece(folder: Path, special: list[str]) -> None:
     tokenizer = BertWordPieceTokenizer()
-    tokenizer.train_from_iterator([passage for _, passage in PAIRS], 1200, show_progress=False, special_tokens=FAIRSEQ)
+    tokenizer.train_from_iterator([passage for _, passage in PAIRS], 1200, show_progress=False, special_tokens=special)
     tokenizer.save_model(str(folder))
 
 
-def unigram(folder: Path) -> None:
+def unigram(folder: Path, special: list[str]) -> None:
     tokenizer = SentencePieceUnigramTokenizer()
     tokenizer.train_from_iterator(
-        [passage for _, passage in PAIRS], 1200, show_progress=False, special_tokens=BERT, unk_token="<unk>"
+        [passage for _, passage in PAIRS], 1200, show_progress=False, special_tokens=special, unk_token="<unk>"
     )
     tokenizer.save(str(folder / "tokenizer.json"))
 
@@ -55,12 +56,21 @@ class Kind(NamedTuple):
 
 
 BY_BERT, BY_ROBERTA = Template(), Template(("<s>",), ("</s>", "</s>"), ("</s>",), 0)
+UNSEGMENTED = BY_BERT._replace(passage_segment=0)  # as the model has none
 KINDS = {
+    "bert": Kind(lambda folder: wordpiece(folder, BERT), BY_BERT),
     "roberta": Kind(lambda folder: byte_level(folder, FAIRSEQ, whole=False), BY_ROBERTA),
-    "albert": Kind(unigram, BY_BERT),
-    "mpnet": Kind(wordpiece, BY_ROBERTA),
-    "deberta-v2": Kind(unigram, BY_BERT._replace(passage_segment=0)),  # as it has none
-    "modernbert": Kind(lambda folder: byte_level(folder, BERT, whole=True), BY_BERT._replace(passage_segment=0)),
+    "camembert": Kind(lambda folder: unigram(folder, FAIRSEQ), BY_ROBERTA),
+    "xlm-roberta": Kind(lambda folder: unigram(folder, FAIRSEQ), BY_ROBERTA),
+    "distilbert": Kind(lambda folder: wordpiece(folder, BERT), UNSEGMENTED),
+    "electra": Kind(lambda folder: wordpiece(folder, BERT), BY_BERT),
+    "albert": Kind(lambda folder: unigram(folder, BERT), BY_BERT),
+    "mpnet": Kind(lambda folder: wordpiece(folder, FAIRSEQ), BY_ROBERTA),
+    "deberta": Kind(lambda folder: byte_level(folder, BERT, whole=False), UNSEGMENTED),
+    "deberta-v2": Kind(lambda folder: unigram(folder, BERT), UNSEGMENTED),
+    "modernbert": Kind(lambda folder: byte_level(folder, BERT, whole=True), UNSEGMENTED),
+    "ernie": Kind(lambda folder: wordpiece(folder, BERT), BY_BERT),
+    "squeezebert": Kind(lambda folder: wordpiece(folder, BERT), BY_BERT),
 }
 
 
@@ -73,6 +83,10 @@ class Family(NamedTuple):
 
     def reader(self, layout: str) -> Reader:
         return Reader.open(self.folder / f"{layout}.engine")
+
+
+def test_every_family_is_asked() -> None:
+    assert set(KINDS) == set(FAMILIES)
 
 
 @pytest.fixture(scope="module", params=KINDS)
