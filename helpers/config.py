@@ -151,7 +151,7 @@ class BertConfig:
             f"{keys['hidden_act']} {config.hidden_act!r:.60} is not supported",
             f"use one of {', '.join(ACTIVATIONS)}",
         )
-        heads = [name for name in named_architectures(values) if task_of(name) not in (None, task)]
+        heads = [name for name in map(str, families.architectures(values)) if task_of(name) not in (None, task)]
         other = task == FEATURE_EXTRACTION or not heads
         need(other, f"{(*heads, '')[0]:.60} has no head for {task}", "name its own task with {task}")
         positions = values.get("position_embedding_type", "absolute")
@@ -168,12 +168,6 @@ class BertConfig:
 
 COUNTS = tuple(name for name, kind in BertConfig.__annotations__.items() if kind == "int")
 SIZES = (*COUNTS, "hidden_act", "layer_norm_eps")
-
-
-def named_architectures(values: Mapping[str, Any]) -> list[str]:
-    """The model classes that a configuration says it was saved by."""
-    named = values.get("architectures")
-    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
 
 
 def task_of(architecture: str) -> str | None:

@@ -21,12 +21,17 @@ def find(model_type: Any, source: str) -> Family:
     return FAMILIES[model_type]
 
 
+def architectures(values: Mapping[str, Any]) -> list[Any]:
+    """The model classes that a configuration says it was saved by, or what else stands there."""
+    named = values.get("architectures")
+    return named if isinstance(named, list) else []
+
+
 def of_configuration(values: Mapping[str, Any], source: str) -> Family:
     """The family that a configuration names by its model_type, or else by its architectures; BERT where it has neither."""
     if "model_type" in values:
         return find(values["model_type"], source)
-    named = values.get("architectures")
-    for architecture in named if isinstance(named, list) else []:
+    for architecture in architectures(values):
         fitting = [
             f for f in FAMILIES.values() if str(architecture).startswith((f"{f.architecture}For", f"{f.architecture}Model"))
         ]
