@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
+import pytest
 
 from helpers import backends, engine_file
 from helpers.backends.base import Network, Session
 from helpers.backends.onnxruntime.session import OnnxRuntimeSession
 from helpers.backends.tensorrt import runtime
-from helpers.config import BertConfig
+from helpers.config import FEATURE_EXTRACTION, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, BertConfig
 from helpers.engine_file import Built
 from helpers.layouts import Batch, Profile
 from helpers.progress import Progress
@@ -25,6 +26,19 @@ from tests.wordpieces import letters
 
 WIDE = BertConfig(200, 128, 2, 2, 256, 512, hidden_act="gelu_new")  # heads of 64
 NARROW = BertConfig(200, 96, 2, 3, 256, 512, hidden_act="gelu_new")  # heads of 32, which float16 pads
+
+
+# Every task but question answering, and its labels, a letter each.
+OTHER_TASKS = pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        (TOKEN_CLASSIFICATION, "abcdefghi"),
+        (FEATURE_EXTRACTION, ""),
+        (SEQUENCE_CLASSIFICATION, "abc"),
+        (SEQUENCE_CLASSIFICATION, "a"),
+    ],
+    ids=lambda value: value or "hidden",
+)
 
 
 def lively(config: BertConfig, seed: int = 1, scale: float = 4, scale_of_scores: float = 4) -> BertWeights:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from helpers.checkpoints import megatron, onnx, pytorch, tensorflow
-from helpers.checkpoints.folder import find_file
+from helpers.checkpoints.folder import OTHER_NAMES, find_file
 from helpers.config import BertConfig
 from helpers.weights import BertWeights
 
-WEIGHTS = (".safetensors", ".bin", ".pt")  # of files that may be read besides the one that is named
+WEIGHTS = tuple(ending for endings in OTHER_NAMES for ending in endings)  # of files that may be read besides the named one
 LOADERS = {"ckpt": tensorflow.load, "onnx": onnx.load, "pytorch": pytorch.load, "pickle": megatron.load}
 
 

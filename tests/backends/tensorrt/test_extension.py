@@ -26,14 +26,14 @@ from helpers import backends
 from helpers.backends.tensorrt import extension as extension_module
 from helpers.backends.tensorrt import runtime
 from helpers.backends.tensorrt.extension import ExtensionSession
-from helpers.config import FEATURE_EXTRACTION, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
+from helpers.config import SEQUENCE_CLASSIFICATION
 from helpers.errors import InputError
 from helpers.layouts import Batch, Packed, Padded, Profile
 from helpers.reader import Reader
 from tests.batches import of_lengths
 from tests.batches import padded as rows_of
 from tests.running import ROOT, refused, succeeds
-from tests.tensorrt_engines import NARROW, WIDE, Engines, gpu_memory, held_and_left, opened, ragged
+from tests.tensorrt_engines import NARROW, OTHER_TASKS, WIDE, Engines, gpu_memory, held_and_left, opened, ragged
 
 NVCC = shutil.which("nvcc") or Path("/usr/local/cuda/bin/nvcc").exists()
 
@@ -228,16 +228,7 @@ def test_heads_that_were_padded_and_lengths_without_fused_attention(engines: Eng
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-@pytest.mark.parametrize(
-    ("task", "labels"),
-    [
-        (TOKEN_CLASSIFICATION, "abcdefghi"),
-        (FEATURE_EXTRACTION, ""),
-        (SEQUENCE_CLASSIFICATION, "abc"),
-        (SEQUENCE_CLASSIFICATION, "a"),
-    ],
-    ids=lambda value: value or "hidden",
-)
+@OTHER_TASKS
 def test_outputs_of_other_tasks(built: Path, extension: Any, tmp_path: Path, task: str, labels: str, packed: bool) -> None:
     config = replace(WIDE, task=task, labels=tuple(labels))
     path = Engines(tmp_path).build(config, PROFILES, fp16=True, packed=packed)

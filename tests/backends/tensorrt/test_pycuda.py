@@ -14,12 +14,12 @@ from helpers import engine_file
 from helpers.backends.tensorrt import runtime
 from helpers.backends.tensorrt.pycuda import PyCudaSession, read_profiles
 from helpers.commands.perf import random_batch
-from helpers.config import FEATURE_EXTRACTION, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
+from helpers.config import SEQUENCE_CLASSIFICATION
 from helpers.errors import InputError
 from helpers.layouts import Profile
 from helpers.reader import Reader
 from tests.running import MODEL
-from tests.tensorrt_engines import WIDE, Engines, held_and_left, opened, ragged
+from tests.tensorrt_engines import OTHER_TASKS, WIDE, Engines, held_and_left, opened, ragged
 
 pytestmark = pytest.mark.gpu
 
@@ -58,16 +58,7 @@ def test_results_come_in_the_order_of_their_batches(engines: Engines) -> None:
 
 @pytest.mark.parametrize("profiles", [[Profile(1, 64)], [Profile(2, 64), Profile(8, 128)]], ids=["one shape", "several"])
 @pytest.mark.parametrize(("packed", "bound"), [(False, 1e-4), (True, 2e-2)], ids=["padded", "packed"])
-@pytest.mark.parametrize(
-    ("task", "labels"),
-    [
-        (TOKEN_CLASSIFICATION, "abcdefghi"),
-        (FEATURE_EXTRACTION, ""),
-        (SEQUENCE_CLASSIFICATION, "abc"),
-        (SEQUENCE_CLASSIFICATION, "a"),
-    ],
-    ids=lambda value: value or "hidden",
-)
+@OTHER_TASKS
 def test_outputs_of_other_tasks(
     tmp_path: Path, task: str, labels: str, packed: bool, bound: float, profiles: list[Profile]
 ) -> None:
