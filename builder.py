@@ -4,15 +4,21 @@
 
 from __future__ import annotations
 
-import argparse
+from typing import TYPE_CHECKING
 
-from helpers.commands import build, cli
-from helpers.layouts import Profile
-from helpers.request import BuildRequest
+from helpers.commands import process
+
+if TYPE_CHECKING:
+    import argparse
+
+    from helpers.request import BuildRequest
 
 
 def read(argv: list[str]) -> tuple[argparse.Namespace, BuildRequest]:
     """The command line, and what it asks for."""
+    from helpers.commands import build, cli
+    from helpers.layouts import Profile
+
     parser = cli.Parser(__doc__)
     build.add_arguments(parser)
     add = parser.add_argument
@@ -41,9 +47,11 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, BuildRequest]:
 
 
 def main(argv: list[str]) -> None:
+    from helpers.commands import build
+
     args, request = read(argv)
     build.run(request, args.backend, args.output)
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    process.main(main)

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
-from helpers.commands import ask, cli
+from helpers.commands import process
 
 
 def main(argv: list[str]) -> None:
+    from helpers.commands import ask, cli
+
     parser = cli.Parser(__doc__)
     ask.add_arguments(parser)
     parser.add_argument("--enable-graph", action="store_true", help="replay a captured CUDA graph")
@@ -16,4 +18,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    process.main(main)

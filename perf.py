@@ -4,14 +4,16 @@
 
 from __future__ import annotations
 
-from helpers.commands import cli, perf
+from helpers.commands import process
 
 
 def main(argv: list[str]) -> None:
+    from helpers.commands import cli, perf
+
     parser = cli.Parser(__doc__)
     perf.add_arguments(parser)
     perf.run(perf.request(parser, parser.parse_args(argv)))
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    process.main(main)

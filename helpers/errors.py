@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
 
 class InputError(Exception):
     """What the user gave cannot be used.
@@ -31,3 +33,8 @@ class InputError(Exception):
 def spelled(text: str, flags: Mapping[str, str]) -> str:
     """`text` with each {field} as its flag, or where it has none as its bare name."""
     return re.sub(r"\{(\w+)\}", lambda field: flags.get(field[1], field[1]), text)
+
+
+def printable(text: str) -> str:
+    """`text` with control characters, which a terminal would obey, escaped; line breaks and tabs stay."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)

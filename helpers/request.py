@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import glob
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -102,12 +103,8 @@ class BuildRequest:
         return self.vocab_file or self.folder
 
     def inputs(self) -> Iterator[Path]:
-        """The files that are read, or may be."""
-        yield from (self.checkpoint, self.calibration.squad_json)
-        folder = self.checkpoint if self.checkpoint.is_dir() else self.checkpoint.parent
-        yield from (file for ending in checkpoints.WEIGHTS for file in folder.glob(f"*{ending}"))
-        folder = self.vocabulary
-        yield from (folder / name for name in READ) if folder.is_dir() else [folder]
+        """The files that are read, or may be: those of a checkpoint that are not read this time are as dear."""
+        return named(self.to_dict())
 
     def outputs(self) -> Iterator[Path]:
         """The files that are written besides the engine."""
@@ -124,3 +121,29 @@ class BuildRequest:
             return str(value.resolve()) if isinstance(value, Path) else value
 
         return {name: plain(value) for name, value in asdict(self).items()}
+
+
+def named(request: Mapping[str, Any]) -> Iterator[Path]:
+    """The files that an engine is, or was, built from, by what its description has of the request: all of the model's.
+
+    Those that are not where they were are named too. Anything may stand in a description; what is no path is passed over.
+    """
+    calibration = request.get("calibration")
+    texts = calibration.get("squad_json") if isinstance(calibration, dict) else None
+    for path in (request.get(name) for name in ("checkpoint", "config_dir", "vocab_file")):
+        if isinstance(path, str) and "\0" not in path:
+            yield from of_model(Path(path))
+    if isinstance(texts, str) and "\0" not in texts:
+        yield Path(texts)
+
+
+def of_model(path: Path) -> Iterator[Path]:
+    """A file, folder or prefix of a model, and what stands beside it that belongs to a model."""
+    yield path
+    folder = path if path.is_dir() else path.parent
+    yield from (folder / name for name in READ)
+    yield from (file for ending in checkpoints.WEIGHTS for file in folder.glob(f"*{ending}"))
+    # What TensorFlow's prefix stands for, and where ONNX files keep what is large.
+    yield from (
+        file for ending in (".index", ".meta", ".data*", "_data") for file in folder.glob(glob.escape(path.name) + ending)
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from helpers import engine_file
-from helpers.commands.cli import FLAGS
+from helpers.commands.flags import FLAGS
 from helpers.engine_file import Built, Description, description_path, read_description, read_head
 from helpers.errors import InputError
 from helpers.layouts import Profile
@@ -40,6 +40,9 @@ DESCRIPTION = Description(
 )
 REFUSED = r"^\S+small\.engine\.json does not describe an engine \(.+\)[:;] remove it and give sequence_length, vocab_file and "
 REQUIRED = [field.name for field in fields(Description) if field.default is field.default_factory is MISSING]
+# XXH3 of 128 bits, as `xxhsum -H2` prints it.
+DIGEST = "xxh3_128:1cb22534d0d96975c03d2231ab9348f3"
+SAVED = replace(DESCRIPTION, size=len(BLOB), digest=DIGEST)
 
 
 @pytest.fixture
@@ -56,25 +59,28 @@ def saved(tmp_path: Path) -> Path:
 def test_save_and_describe(saved: Path) -> None:
     assert sorted(path.name for path in saved.parent.iterdir()) == ["small.engine", "small.engine.json"]
     assert saved.read_bytes() == BLOB
-    assert read_description(saved) == replace(DESCRIPTION, size=len(BLOB))
-    assert json.loads(description_path(saved).read_text(encoding="utf-8")) == {**asdict(DESCRIPTION), "size": len(BLOB)}
+    assert read_description(saved) == SAVED
+    assert json.loads(description_path(saved).read_text(encoding="utf-8")) == asdict(SAVED)
 
 
 def test_save_replaces_both(saved: Path) -> None:
     other = replace(DESCRIPTION, labels=[], profiles=[[2, 8]])
     engine_file.save(saved, Built(BLOB + b"\x72\x00", other))
     assert saved.read_bytes() == BLOB + b"\x72\x00"
-    assert read_description(saved) == replace(other, size=len(BLOB) + 2)
+    found = read_description(saved)
+    assert found == replace(other, size=len(BLOB) + 2, digest=found.digest if found else "")
+    assert found.digest != DIGEST
 
 
-def test_a_save_that_fails_leaves_no_description_of_another_engine(tmp_path: Path) -> None:
+def test_a_save_that_fails_leaves_all_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "small.engine"
     path.mkdir()
     (path / "kept").touch()
     description_path(path).write_text("{}")
     with pytest.raises(InputError, match=r"cannot write .*small.engine: "):
         engine_file.save(path, Built(BLOB, DESCRIPTION))
-    assert [each.name for each in tmp_path.iterdir()] == ["small.engine"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["small.engine", "small.engine.json"]
+    assert description_path(path).read_text() == "{}"
 
 
 def test_an_engine_without_a_description(saved: Path) -> None:
@@ -85,14 +91,25 @@ def test_an_engine_without_a_description(saved: Path) -> None:
 
 def test_a_description_without_its_engine(saved: Path) -> None:
     saved.unlink()
-    assert read_description(saved) == replace(DESCRIPTION, size=len(BLOB))
+    assert read_description(saved) == SAVED
 
 
 def test_a_description_from_before_fields_were_there(saved: Path) -> None:
     """Such an engine was built from a BERT for questions, in the tanh form, and named files that its tokenizer is read from."""
     path = description_path(saved)
     values = json.loads(path.read_text(encoding="utf-8"))
-    newer = ("sparse_layers", "model_type", "activation", "task", "labels", "scoring", "template", "request", "tokenizer")
+    newer = (
+        "digest",
+        "sparse_layers",
+        "model_type",
+        "activation",
+        "task",
+        "labels",
+        "scoring",
+        "template",
+        "request",
+        "tokenizer",
+    )
     kept = {name: value for name, value in values.items() if name not in newer}
     path.write_text(json.dumps({**kept, "vocab_file": "/vocab.txt", "lower_case": True}), encoding="utf-8")
     bert: dict[str, Any] = {"model_type": "bert", "activation": "tanh", "task": "question-answering", "scoring": "softmax"}
@@ -100,23 +117,55 @@ def test_a_description_from_before_fields_were_there(saved: Path) -> None:
     assert read_description(saved) == expected
     path.write_text(json.dumps({**kept, "vocab_file": "/vocab.txt", "lower_case": True, "gelu": "erf"}), encoding="utf-8")
     assert read_description(saved) == replace(expected, activation="erf")
+    saved.write_bytes(BLOB[::-1])
+    engine_file.check_content(saved, expected)  # nothing but the size is known of it
 
 
 # Refused
 
 
-def test_a_description_of_another_size(saved: Path) -> None:
+def test_an_engine_of_another_size(saved: Path) -> None:
     for content in (BLOB[:-1], BLOB + b"\0", b""):
         saved.write_bytes(content)
         with pytest.raises(InputError) as error:
-            read_description(saved)
+            engine_file.check_content(saved, SAVED)
         assert str(error.value) == (
             f"engine {saved} has {len(content)} bytes, but small.engine.json says {len(BLOB)}: "
             "it is truncated or was replaced; build it again"
         )
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"null", b"[]", b"5", b'"text"', b"{}", b"\xff\xfe", b'{"size": 1}'])
+def test_an_engine_of_other_content(saved: Path) -> None:
+    """Every bit counts."""
+    engine_file.check_content(saved, SAVED)
+    for bit in range(8 * len(BLOB)):
+        flipped = bytearray(BLOB)
+        flipped[bit // 8] ^= 1 << bit % 8
+        saved.write_bytes(flipped)
+        with pytest.raises(InputError) as error:
+            engine_file.check_content(saved, SAVED)
+        assert str(error.value) == (
+            f"engine {saved} is not the one that small.engine.json describes: it is damaged or was replaced; build it again"
+        )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"5",
+        b'"text"',
+        b"{}",
+        b"\xff\xfe",
+        b'{"size": 1}',
+        b'{"size": 1, "size": 1}',
+        b"[" * 100_000,
+        b"9" * 5_000,
+    ],
+)
 def test_a_description_that_is_none(saved: Path, content: bytes) -> None:
     description_path(saved).write_bytes(content)
     with pytest.raises(InputError, match=REFUSED):

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from helpers.commands.cli import FLAGS
+from helpers.commands.flags import FLAGS
 from helpers.errors import InputError
 from helpers.layouts import Profile
-from helpers.request import BuildRequest, Calibration
+from helpers.request import BuildRequest, Calibration, named
 
 PROFILES = (Profile(1, 128), Profile(8, 384), Profile(32, 64))
 REQUEST = BuildRequest("pytorch", Path("model/model.safetensors"), PROFILES)
@@ -55,7 +55,7 @@ def test_the_longest_sequence() -> None:
 @pytest.mark.parametrize("source", ["ckpt", "onnx", "pickle"])
 def test_the_configuration_s_folder_is_required(source: str) -> None:
     request = replace(REQUEST, source=source, checkpoint=Path("folder/model"))
-    for call in (lambda: request.folder, lambda: request.vocabulary, lambda: list(request.inputs())):
+    for call in (lambda: request.folder, lambda: request.vocabulary):
         with pytest.raises(InputError) as error:
             call()
         assert str(error.value) == "the configuration's folder is required: name it with config_dir"
@@ -79,24 +79,55 @@ def test_a_vocabulary_elsewhere() -> None:
     assert without_folder.vocabulary == Path("words.txt")
 
 
-def test_inputs_and_outputs(tmp_path: Path) -> None:
-    """Of a checkpoint's folder what a checkpoint has: an engine may lie there too, to be replaced."""
-    read = {"config.json", "model.safetensors", "tokenizer.json", "vocab.json", "merges.txt"}
-    for name in (*read, "new.engine", "new.engine.json"):
+def test_inputs(tmp_path: Path) -> None:
+    """Of the folders that a request names all that models have, read this time or not; an engine may lie there too."""
+    kept = {"config.json", "model.safetensors", "tokenizer.json", "vocab.json", "merges.txt", "other.safetensors", "old.bin"}
+    for folder in ("model", "config", "words"):
+        (tmp_path / folder).mkdir()
+        for name in (*kept, "new.engine", "new.engine.json"):
+            (tmp_path / folder / name).touch()
+    dev = tmp_path / "dev.json"
+    request = replace(REQUEST, checkpoint=tmp_path / "model", calibration=Calibration(dev))
+
+    def there(request: BuildRequest) -> set[Path]:
+        return {path for path in request.inputs() if path.is_file()}
+
+    def of(*folders: str) -> set[Path]:
+        return {tmp_path / folder / name for folder in folders for name in kept}
+
+    assert there(request) == of("model")
+    dev.touch()
+    assert there(request) == of("model") | {dev}
+    assert there(replace(request, checkpoint=tmp_path / "model/other.safetensors")) == of("model") | {dev}
+    further = replace(request, config_dir=tmp_path / "config", vocab_file=tmp_path / "words/vocab.json")
+    assert there(further) == of("model", "config", "words") | {dev}
+    assert set(named(json.loads(json.dumps(further.to_dict())))) == set(further.inputs())
+
+
+def test_inputs_that_one_name_stands_for(tmp_path: Path) -> None:
+    parts = {"model.ckpt.index", "model.ckpt.meta", "model.ckpt.data-00000-of-00002", "model.ckpt.data-00001-of-00002"}
+    large = {"model.onnx", "model.onnx.data", "model.onnx_data"}
+    for name in (*parts, *large, "model.ckpt.engine", "model.onnx.engine"):
         (tmp_path / name).touch()
-    request = replace(REQUEST, config_dir=tmp_path)
-    first = [Path("model/model.safetensors"), Path("squad/dev-v1.1.json")]
-    assert list(request.inputs())[:2] == first
-    assert {path for path in list(request.inputs())[2:] if path.exists()} == {tmp_path / name for name in read}
-    assert list(replace(request, config_dir=tmp_path / "absent").inputs()) == [*first, tmp_path / "absent"]
-    assert list(request.outputs()) == []
+    for name, wanted in (("model.ckpt", parts), ("model.onnx", large)):
+        found = replace(REQUEST, checkpoint=tmp_path / name, config_dir=tmp_path / "absent").inputs()
+        assert {path.name for path in found if path.is_file()} == wanted
+
+
+@pytest.mark.parametrize(
+    "request_", [{}, {"checkpoint": 5, "calibration": []}, {"checkpoint": "a\0b", "calibration": {"squad_json": ["x"]}}]
+)
+def test_names_in_a_description_that_are_none(request_: dict[str, Any]) -> None:
+    assert list(named(request_)) == []
+
+
+def test_outputs() -> None:
+    assert list(REQUEST.outputs()) == []
     full = replace(
-        request,
-        vocab_file=Path("words.txt"),
+        REQUEST,
         timing_cache=Path("timing.cache"),
         calibration=Calibration(Path("dev.json"), cache=Path("int8.cache")),
     )
-    assert list(full.inputs()) == [Path("model/model.safetensors"), Path("dev.json"), Path("words.txt")]
     assert list(full.outputs()) == [Path("timing.cache"), Path("int8.cache")]
     assert list(replace(full, timing_cache=None).outputs()) == [Path("int8.cache")]
     assert list(replace(full, calibration=Calibration(Path("dev.json"))).outputs()) == [Path("timing.cache")]

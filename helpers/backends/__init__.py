@@ -81,4 +81,6 @@ def open_engine(
     if runtime and runtime not in backend.runtimes:
         raise InputError(f"{engine} is an engine of {backend.name}, which the runtime {runtime} does not run", "use inference.py")
     description = engine_file.read_description(engine)
+    if description:
+        engine_file.check_content(engine, description)
     return backend.open(engine, description, runtime, **options), description

@@ -5,21 +5,23 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from helpers import engine_file, files
-from helpers.commands import cli, texts
+from helpers import engine_file, files, reading
+from helpers.commands import cli, texts, unfinished
+from helpers.commands.flags import FLAGS
 from helpers.config import FEATURE_EXTRACTION, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION
-from helpers.errors import InputError
+from helpers.engine_file import Description
+from helpers.errors import InputError, printable
 from helpers.qa import squad
 from helpers.qa.spans import Answer, collect
 from helpers.qa.windows import Options
 from helpers.reader import Reader
+from helpers.request import named, of_model
 from helpers.tasks.features import POOLINGS
 
 RULE = "-" * 24
@@ -60,6 +62,23 @@ class AskRequest:
     def predictions(self) -> Path:
         return self.output or Path("predictions.json")
 
+    def outputs(self, task: str) -> Iterator[Path]:
+        """The files that are written, or may be."""
+        if self.squad_json:
+            yield from prediction_files(self.predictions, self.options)
+            yield unfinished.place(self.predictions)
+        elif self.output and task != QUESTION_ANSWERING:
+            yield from (self.output, unfinished.place(self.output))
+
+    def inputs(self, description: Description | None) -> Iterator[Path | None]:
+        """The files that are read, and those that the engine was built from."""
+        yield from (self.engine, engine_file.description_path(self.engine))
+        yield from (self.passage_file, self.question_file, self.squad_json)
+        if self.vocab_file:
+            yield from of_model(self.vocab_file)
+        if description:
+            yield from named(description.request)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that all inference scripts have."""
@@ -84,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-answer-length", type=cli.positive, default=Options.max_answer_len, help="tokens of the longest answer")
     add("--n-best-size", type=cli.positive, default=Options.top_k, help="candidates kept of each question, labels of each text")
     add("--version-2-with-negative", action="store_true", help="SQuAD 2.0: a passage may hold no answer")
-    add("--null-score-diff-threshold", type=float, default=0.0, help="answer nothing where it scores this much better")
+    add("--null-score-diff-threshold", type=cli.finite, default=0.0, help="answer nothing where it scores this much better")
     add("--pooling", choices=tuple(POOLINGS), help="a text's vector: its tokens' mean, or the first one's (default: mean)")
 
 
@@ -129,12 +148,7 @@ def text_of(parser: cli.Parser, args: argparse.Namespace, what: str) -> str:
     words, path = getattr(args, what), getattr(args, f"{what}_file")
     if (words is None) == (path is None):
         parser.error(f"give --{what} or --{what}-file, not both" if path else f"a {what} is required: --{what} or --{what}-file")
-    try:
-        text = " ".join(words) if path is None else path.read_text(encoding="utf-8")
-    except OSError as e:
-        raise InputError(f"{what} file {path} cannot be read: {e.strerror}") from e
-    except UnicodeDecodeError as e:
-        raise InputError(f"{what} file {path} is not UTF-8 text (byte {e.start})") from e
+    text = " ".join(words) if path is None else reading.read_text(path, f"{what} file", reading.LARGE)
     if not text.strip():
         raise InputError(f"the {what} is empty" + (f": {path}" if path else ""))
     return text
@@ -144,10 +158,10 @@ def run(request: AskRequest) -> None:
     """Answers what is asked: a SQuAD file, one question, or those typed at a prompt; or reads texts, for another task."""
     passages: list[str] = []
     questions: list[squad.Question] = []
-    inputs = request.engine, engine_file.description_path(request.engine), request.vocab_file
+    description = engine_file.read_description(request.engine)
+    task = description.task if description else QUESTION_ANSWERING
+    files.check_outputs(request.outputs(task), request.inputs(description), streams=True)
     if request.squad_json:
-        for path in prediction_files(request.predictions):
-            files.check_writable(path, request.squad_json, *inputs)
         passages, questions = squad.read(request.squad_json)
 
     opened = Reader.open(
@@ -165,8 +179,6 @@ def run(request: AskRequest) -> None:
         if request.batch_size and request.batch_size > largest:
             raise InputError(f"batch size {request.batch_size} is above the engine's, {largest}", "lower {batch_size}")
         if reader.task != QUESTION_ANSWERING:
-            if request.output:
-                files.check_writable(request.output, request.passage_file, request.question_file, *inputs)
             text = request.passage or ""
             lines = [line for line in text.split("\n") if line.strip()] if request.passage_file else [text]
             pooling = request.pooling or next(iter(POOLINGS))
@@ -180,7 +192,7 @@ def run(request: AskRequest) -> None:
                 try:
                     print_answer(reader, options, request.passage or "", line)
                 except InputError as e:
-                    print(f"error: {e.told(cli.FLAGS)}")
+                    print(printable(f"error: {e.told(FLAGS)}"))
 
 
 def check_flags(request: AskRequest, task: str) -> None:
@@ -202,7 +214,7 @@ def prompt() -> Iterator[str]:
         except EOFError:
             print()
             return
-        if line in ("exit", "quit"):
+        if line.lower() in ("exit", "quit"):
             return
         if line:
             yield line
@@ -211,12 +223,18 @@ def prompt() -> Iterator[str]:
 def print_answer(reader: Reader, options: Options, passage: str, question: str) -> None:
     """Answers one question and prints the rate, the answer and its probability."""
     encoded = reader.encode([passage], [question], [0], options)
+    for _ in reader.run(replace(encoded, windows=encoded.windows[:1])):
+        pass  # the first run of an engine takes longer, and says nothing of the rate
+    results = []
     start = time.perf_counter()
-    results = list(reader.run(encoded))
+    with cli.slow(len(encoded.windows), " windows") as bar:
+        for indexes, logits in reader.run(encoded):
+            results.append((indexes, logits))
+            bar.update(len(indexes))
     rate = len(encoded.windows) / (time.perf_counter() - start)
     [(_, found)] = collect(encoded, results, options)
     print(f"{RULE}\nRunning inference in {rate:.3f} Sentences/Sec\n{RULE}")
-    print(f"Answer: '{found.text}'\nWith probability: {round(found.probability, 6) * 100:.3f}")
+    print(printable(f"Answer: '{found.text}'\nWith probability: {round(found.probability, 6) * 100:.3f}%"))
 
 
 def listed(found: Answer) -> list[dict[str, Any]]:
@@ -230,45 +248,51 @@ def listed(found: Answer) -> list[dict[str, Any]]:
     ]
 
 
-def prediction_files(predictions: Path) -> tuple[Path, Path, Path]:
-    """Predictions, n-best lists, and (SQuAD 2.0) how much better no answer scores than the best one."""
-    beside = (predictions.parent / f"{kind}_{predictions.name}" for kind in ("nbest", "null_odds"))
-    return predictions, *beside  # type: ignore[return-value]
+def prediction_files(predictions: Path, options: Options) -> list[Path]:
+    """Predictions, n-best lists and (SQuAD 2.0) how much better no answer scores than the best one; a device takes the first."""
+    kinds = ("nbest", "null_odds") if options.handle_impossible_answer else ("nbest",)
+    beside = [predictions.parent / f"{kind}_{predictions.name}" for kind in kinds]
+    return [predictions] if files.is_stream(predictions) else [predictions, *beside]
 
 
 def score(reader: Reader, request: AskRequest, options: Options, passages: list[str], questions: list[squad.Question]) -> None:
-    """Answers all questions of a SQuAD file; Ctrl-C keeps those answered so far in `<predictions>.partial`."""
+    """Answers all questions of a SQuAD file; if a signal ends that, those answered so far are kept."""
     from tqdm import tqdm
 
     encoded = reader.encode_squad(passages, questions, options)
-    path, nbest_path, odds_path = prediction_files(request.predictions)
     nbest: dict[int, list[dict[str, Any]]] = {}
     odds: dict[str, float] = {}
     start = time.perf_counter()
 
-    def in_order() -> dict[str, list[dict[str, Any]]]:
-        return {questions[i].id: nbest[i] for i in sorted(nbest)}
+    def best() -> dict[str, list[dict[str, Any]]]:
+        return {questions[i].id: found for i, found in sorted(nbest.copy().items())}
 
-    try:
+    def predictions() -> dict[str, str]:
+        return {key: found[0]["text"] for key, found in best().items()}
+
+    def done() -> tuple[int, bytes]:
+        answered = predictions()
+        return len(answered), files.json_bytes(answered)
+
+    path = request.predictions
+    with unfinished.kept(path, unfinished.Form("questions", len(questions), done, check_predictions)):
         with tqdm(total=len(questions), unit=" questions", smoothing=0) as bar:
             for i, found in reader.answers(encoded, options, request.batch_size):
                 nbest[i] = listed(found)
                 odds[questions[i].id] = found.null_score - max(c.score for c in found.candidates if c.text)
                 bar.update()
-    except KeyboardInterrupt:
-        if nbest:  # an earlier run's are worth more than none
-            partial = path.with_name(path.name + ".partial")
-            files.write_json(partial, {key: best[0]["text"] for key, best in in_order().items()})
-            print(f"\n{len(nbest)} of {len(questions)} questions answered, kept in {partial}")
-        raise
-    seconds = time.perf_counter() - start
-    files.write_json(path, {key: best[0]["text"] for key, best in in_order().items()})
-    files.write_json(nbest_path, in_order(), indent=None)
-    if options.handle_impossible_answer:
-        files.write_json(odds_path, odds)
-    with suppress(FileNotFoundError):
-        path.with_name(path.name + ".partial").unlink()
+        seconds = time.perf_counter() - start
+        values = (predictions(), 2), (best(), None), (odds, 2)
+        wanted = prediction_files(path, options)
+        # The predictions, which the others explain, are written last.
+        files.write({name: [files.json_bytes(*value)] for name, value in reversed(list(zip(wanted, values)))})
     print(
         f"Answered {len(questions)} questions, {len(encoded.windows)} windows, in {seconds:.1f} s "
         f"({len(encoded.windows) / seconds:.1f} Sentences/Sec) on {reader.session.device}; predictions in {path}"
     )
+
+
+def check_predictions(text: str) -> None:
+    """Raises an error where a text is no file of predictions."""
+    if not all(isinstance(answer, str) for answer in reading.parse_json(text, "").values()):
+        raise ValueError

@@ -64,8 +64,7 @@ def run(request: BuildRequest, backend: str, output: Path) -> None:
     Raises:
         InputError: anything in the checkpoint, configuration, vocabulary, sizes or paths does not fit.
     """
-    for path in (output, engine_file.description_path(output), *request.outputs()):
-        files.check_writable(path, *request.inputs())
+    files.check_outputs((output, engine_file.description_path(output), *request.outputs()), request.inputs())
     family = BertConfig.load(request.folder, request.task).family
     built = backends.choose(backend, family, cli.warn).build(request, cli.Terminal())
     engine_file.save(output, built)

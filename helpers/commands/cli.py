@@ -1,4 +1,4 @@
-"""What the command lines share: argument groups, and the one place that turns an error into a message and an exit code."""
+"""What the command lines share: flags and their types, and what is shown while work takes time."""
 
 from __future__ import annotations
 
@@ -8,42 +8,16 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Callable, NoReturn
 
 from helpers import __version__, backends
-from helpers.errors import InputError, spelled
+from helpers.commands.flags import FLAGS
+from helpers.commands.process import complain, main  # noqa: F401
+from helpers.errors import printable, spelled
 from helpers.progress import Progress, T
-
-# How the command lines spell the fields of requests, for hints and warnings.
-FLAGS = {
-    "backend": f"--backend {backends.NAMES[-1]}",
-    "batch_size": "-b",
-    "calib_num": "--calib-num",
-    "ckpt": "-m",
-    "config_dir": "-c",
-    "fp16": "--fp16",
-    "int8": "--int8",
-    "int8_attention": "-imh",
-    "int8_skip_layer_norm": "-iln",
-    "interleaved": "--interleaved",
-    "max_question_len": "--max-query-length",
-    "onnx": "-x",
-    "output_gemm": "-g",
-    "pickle": "--pickle",
-    "pytorch": "-pt",
-    "runtime": "--runtime",
-    "sequence_length": "-s",
-    "sparse": "--sparse",
-    "squad_json": "--squad-json",
-    "strict": "--strict",
-    "task": "--task",
-    "vocab_file": "-v",
-    "workspace_mib": "-w",
-}
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -71,38 +45,24 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(*args, **kwargs)
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
-        """No abbreviations, of flags with one dash neither: -t must not become -tcf."""
-        return [found for found in super()._get_option_tuples(option_string) if option_string.startswith(found[1])]
+        """No abbreviations, of flags with one dash neither, and none run together: -t must not become -tcf, nor -il -i -l."""
+        return [
+            found
+            for found in super()._get_option_tuples(option_string)
+            if option_string.startswith(found[1]) and (found[0].nargs != 0 or option_string == found[1])
+        ]
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """As argparse's own, but that a full disk is told."""
+        (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {message}", file=sys.stderr)
+        complain("error", message)
         raise SystemExit(2)
 
 
-def main(command: Callable[[list[str]], None]) -> NoReturn:
-    """Runs a script: exit 0 on success, 2 on bad usage or input, 1 on a failure at run time, 130 on Ctrl-C."""
-    arguments = sys.argv[1:]
-    try:
-        command(arguments)
-        sys.stdout.flush()
-        code = 0
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        code = 130
-    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
-        sys.stderr.close()
-        code = 1
-    except Exception as e:
-        if "--verbose" in arguments:
-            traceback.print_exc()
-        text = e.told(FLAGS) if isinstance(e, InputError) else ": ".join(filter(None, [type(e).__name__, str(e)]))
-        print("error:", *text.split(), file=sys.stderr)
-        code = 2 if isinstance(e, InputError) else 1
-    raise SystemExit(code)
-
-
 def warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    complain("warning", message)
 
 
 class Terminal(Progress):
@@ -112,7 +72,7 @@ class Terminal(Progress):
         warn(spelled(text, FLAGS))
 
     def say(self, text: str) -> None:
-        print(text)
+        print(printable(text))
 
     def clock(self, what: str) -> AbstractContextManager[None]:
         return elapsed(what)
@@ -121,6 +81,13 @@ class Terminal(Progress):
         from tqdm import tqdm
 
         return iter(tqdm(items, what, unit=unit))
+
+
+def slow(total: int, unit: str) -> Any:
+    """A bar, tqdm's, that shows where the work takes more than two seconds."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=unit, smoothing=0, delay=2)
 
 
 def whole_number(least: int) -> Callable[[str], int]:
@@ -142,15 +109,21 @@ def whole_number(least: int) -> Callable[[str], int]:
 positive, not_negative = whole_number(1), whole_number(0)
 
 
+def finite(text: str) -> float:
+    """An argparse type: a finite number."""
+    with suppress(ValueError):
+        value = float(text)
+        if math.isfinite(value):
+            return value
+    raise argparse.ArgumentTypeError(f"must be a finite number, not {text!r}")
+
+
 def at_least(least: float) -> Callable[[str], float]:
     """An argparse type: a finite number from `least`."""
 
     def number(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value < math.inf:
+        value = finite(text)
+        if value < least:
             raise argparse.ArgumentTypeError(f"must be a number from {least:g}, not {text!r}")
         return value
 

@@ -11,7 +11,9 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 
 from helpers import files
+from helpers.commands import cli, unfinished
 from helpers.config import FEATURE_EXTRACTION, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
+from helpers.errors import printable
 from helpers.qa.windows import Options
 from helpers.reader import Reader
 from helpers.tasks.classification import Label
@@ -81,15 +83,30 @@ def read(
     encoded = reader.encode_texts(texts if question is None else [question] * len(texts), pairs, options)
     results = reader.results(encoded, batch_size, options.top_k, pooling)
     kind, start = KINDS[reader.task], time.perf_counter()
-    found = dict(tqdm(results, total=len(texts), unit=" texts", smoothing=0, disable=output is None))
-    seconds = time.perf_counter() - start
-    if output is None:
-        for i, text in enumerate(texts):
-            print(title(text), *(f"  {line}" for line in kind.lines(found[i])), sep="\n")
-        return
+    found: dict[int, Any] = {}
     shared = {} if question is None else {"question": question}
-    rows = ({**shared, "text": text, kind.name: kind.value(found[i])} for i, text in enumerate(texts))
-    files.write_bytes(output, *(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+
+    def done() -> tuple[int, bytes]:
+        rows = [{**shared, "text": texts[i], kind.name: kind.value(value)} for i, value in sorted(found.copy().items())]
+        return len(rows), b"".join(files.json_bytes(row, None) for row in rows)
+
+    def fits(text: str) -> None:
+        for line in text.splitlines():
+            json.loads(line)[kind.name]
+
+    if output is None:
+        with cli.slow(len(texts), " texts") as bar:
+            for i, value in results:
+                found[i] = value
+                bar.update()
+        for i, text in enumerate(texts):
+            print(*map(printable, (title(text), *(f"  {line}" for line in kind.lines(found[i])))), sep="\n")
+        return
+    with unfinished.kept(output, unfinished.Form("texts", len(texts), done, fits)):
+        for i, value in tqdm(results, total=len(texts), unit=" texts", smoothing=0):
+            found[i] = value
+        files.write_bytes(output, done()[1])
+    seconds = time.perf_counter() - start
     print(
         f"Read {len(texts)} texts, {len(encoded.windows)} windows, in {seconds:.1f} s "
         f"({len(encoded.windows) / seconds:.1f} Sentences/Sec) on {reader.session.device}; results in {output}"

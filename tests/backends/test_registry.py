@@ -12,7 +12,7 @@ from helpers import backends, engine_file
 from helpers.backends.base import Backend, Network
 from helpers.backends.onnxruntime.session import OnnxRuntimeSession
 from helpers.bert import bert, factorised
-from helpers.commands.cli import FLAGS
+from helpers.commands.flags import FLAGS
 from helpers.config import ACTIVATIONS
 from helpers.engine_file import Built, description_path
 from helpers.errors import InputError
@@ -180,7 +180,7 @@ def test_open_engine(saved: Path, built: Built, name: str, runtime: str | None) 
     session, description = backends.open_engine(saved, name, runtime)
     assert isinstance(session, OnnxRuntimeSession)
     assert (session.backend, session.layout.profiles) == ("onnxruntime", PROFILES)
-    assert description == replace(built.description, size=len(built.blob))
+    assert description == replace(built.description, size=len(built.blob), digest=engine_file.digest(built.blob))
     assert run(session, of_lengths([5, 5], small_config())).shape == (10, 2)
 
 

@@ -228,7 +228,7 @@ def test_verbose_shows_a_traceback(work: Path, script: str, args: str) -> None:
     [
         (InputError("what to\n  do"), 2, "error: what to do\n"),
         (RuntimeError("no\n luck"), 1, "error: RuntimeError: no luck\n"),
-        (MemoryError(), 1, "error: MemoryError\n"),
+        (MemoryError(), 1, "error: out of memory\n"),
     ],
 )
 def test_how_a_command_that_fails_ends(

@@ -1,0 +1,27 @@
+"""How the command lines spell the fields of requests, for hints and warnings."""
+
+FLAGS = {
+    "backend": "--backend onnxruntime",
+    "batch_size": "-b",
+    "calib_num": "--calib-num",
+    "ckpt": "-m",
+    "config_dir": "-c",
+    "fp16": "--fp16",
+    "int8": "--int8",
+    "int8_attention": "-imh",
+    "int8_skip_layer_norm": "-iln",
+    "interleaved": "--interleaved",
+    "max_question_len": "--max-query-length",
+    "onnx": "-x",
+    "output_gemm": "-g",
+    "pickle": "--pickle",
+    "pytorch": "-pt",
+    "runtime": "--runtime",
+    "sequence_length": "-s",
+    "sparse": "--sparse",
+    "squad_json": "--squad-json",
+    "strict": "--strict",
+    "task": "--task",
+    "vocab_file": "-v",
+    "workspace_mib": "-w",
+}
