@@ -32,7 +32,7 @@ from helpers.progress import Progress
 from helpers.qa import squad
 from helpers.qa.spans import Answer
 from helpers.qa.spans import collect as collect_answers
-from helpers.qa.windows import Encoded, Options, check_count, encode
+from helpers.qa.windows import Encoded, Options, check_count, check_words, encode
 from helpers.scheduling import schedule
 from helpers.tasks import classification, entities, features, windows
 from helpers.tasks.classification import Label
@@ -54,7 +54,7 @@ class Reader:
         session: of the engine.
         description: what stands beside the engine, if anything.
         vocab_file: a tokenizer's file, or its folder, in place of the description's.
-        progress: is told where a text does not fit, the first time.
+        progress: is told where a text does not fit, the first time, and where `vocab_file` is another model's.
 
     Raises:
         InputError: no tokenizer is known, or it is not the engine's size; or it is not known what the engine's outputs mean.
@@ -71,8 +71,8 @@ class Reader:
         check_outputs(session.layout, description)
         self.task = description.task if description else QUESTION_ANSWERING
         self._labels, self._scoring = (description.labels, description.scoring) if description else ([], "none")
-        self.tokenizer, self.template = tokenizer_of(session, description, vocab_file)
         self._progress, self._told = progress or Progress(), False
+        self.tokenizer, self.template = tokenizer_of(session, description, vocab_file, self._progress)
 
     @classmethod
     def open(
@@ -241,12 +241,24 @@ class Reader:
         return replace(options, sequence_length=options.sequence_length or longest)
 
     def encode(self, passages: Sequence[str], questions: Sequence[str], passage_of: Sequence[int], options: Options) -> Encoded:
-        """Tokenizes and windows questions; errors as in `qa.windows.encode`."""
-        return encode(passages, questions, passage_of, self.tokenizer, self.template, options)
+        """Tokenizes and windows questions; errors as in `qa.windows`' `encode` and `check_words`."""
+        encoded = encode(passages, questions, passage_of, self.tokenizer, self.template, options)
+        check_words(encoded, questions)
+        return encoded
 
     def encode_squad(self, passages: Sequence[str], questions: Sequence[squad.Question], options: Options) -> Encoded:
-        """Tokenizes and windows what `squad.read` gives."""
-        return self.encode(passages, [q.text for q in questions], [q.passage for q in questions], options)
+        """Tokenizes and windows what `squad.read` gives, and warns of what has no words; errors as in `qa.windows.encode`."""
+        names = [f"{q.id!r:.60} ({q.place})" for q in questions]
+        texts, passage_of = [q.text for q in questions], [q.passage for q in questions]
+        encoded = encode(passages, texts, passage_of, self.tokenizer, self.template, options, names)
+        wordless = [names[i] for i in encoded.wordless()]
+        if wordless:
+            more = f" and {len(wordless) - 3} more" * (len(wordless) > 3)
+            self._progress.warn(
+                f"{len(wordless)} of {len(questions)} questions have no words, or their passages have none, and are answered "
+                f"with nothing: {', '.join(wordless[:3])}{more}"
+            )
+        return encoded
 
     def encode_texts(self, texts: Sequence[str], pairs: Sequence[str] | None = None, options: Options | None = None) -> Encoded:
         """Tokenizes and windows texts: all of each to find entities, else what one window holds.
@@ -309,7 +321,9 @@ def check_outputs(layout: Layout, description: Description | None) -> None:
         )
 
 
-def tokenizer_of(session: Session, description: Description | None, vocab_file: Path | None) -> tuple[Tokenizer, Template]:
+def tokenizer_of(
+    session: Session, description: Description | None, vocab_file: Path | None, progress: Progress
+) -> tuple[Tokenizer, Template]:
     """The tokenizer of an engine and its windows: those of a file that is given, or else of the description."""
     if vocab_file:
         family = families.find(description.model_type if description else "bert", "the engine's description")
@@ -319,6 +333,8 @@ def tokenizer_of(session: Session, description: Description | None, vocab_file: 
             tokenization.check_size(tokenizer, rows, vocab_file)
         if description and description.template:  # which knows how many segments the model has
             template = template._replace(passage_segment=min(template.passage_segment, description.template[-1]))
+        if description and description.tokenizer and tokenizer.to_json() != description.tokenizer:
+            progress.warn(f"tokenizer {vocab_file} is not the one that the engine was built with")
         return tokenizer, template
     if description is None:
         raise InputError("the engine has no description beside it that tells its tokenizer", "give it with {vocab_file}")

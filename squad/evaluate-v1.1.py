@@ -5,11 +5,18 @@
 With a threshold, the script also says whether F1 reaches it, and fails if not.
 """
 
-import argparse
+from __future__ import annotations
+
 import json
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import metrics
+
+from helpers.commands import process
+from helpers.errors import InputError
 
 
 def evaluate(questions: metrics.Questions, predictions: dict[str, str]) -> dict[str, float]:
@@ -30,35 +37,16 @@ def evaluate(questions: metrics.Questions, predictions: dict[str, str]) -> dict[
     return {"exact_match": 100 * exact / len(questions), "f1": 100 * f1 / len(questions)}
 
 
-def main(arguments: argparse.Namespace) -> int:
+def main(argv: list[str]) -> None:
     """Evaluate and print.
 
     Args:
-        arguments: dataset, predictions and f1_threshold.
-
-    Returns:
-        The exit status: 1 if there is a threshold and F1 is below it.
+        argv: the arguments of the command line.
 
     Raises:
-        metrics.InputError: a file cannot be evaluated.
+        InputError: a file cannot be evaluated.
+        SystemExit: with status 1, if there is a threshold and F1 is below it.
     """
-    questions = metrics.read_questions(arguments.dataset)
-    for question, truths in questions:
-        if not truths:
-            raise metrics.InputError(
-                f"{arguments.dataset}: question {question!r} has no answers; evaluate-v2.0.py scores SQuAD 2.0"
-            )
-    predictions = metrics.read_predictions(arguments.predictions)
-    metrics.warn_of_unanswered(questions, predictions)
-    scores = evaluate(questions, predictions)
-    passed = arguments.f1_threshold is None or scores["f1"] >= arguments.f1_threshold
-    if arguments.f1_threshold is not None:
-        print("&&&&", "PASSED" if passed else "FAILED", "TensorRT BERT Squad Accuracy matches reference.")
-    print(json.dumps(scores))
-    return 0 if passed else 1
-
-
-if __name__ == "__main__":
     parser = metrics.Parser("Score answers on SQuAD 1.1 by exact match and F1.")
     parser.add_argument(
         "f1_threshold",
@@ -67,4 +55,24 @@ if __name__ == "__main__":
         type=metrics.finite_number,
         help="least F1, in percent, that passes; below it the exit status is 1",
     )
-    sys.exit(metrics.run(main, parser))
+    arguments = parser.parse(argv)
+    questions = metrics.read_questions(arguments.dataset)
+    for question, truths in questions:
+        if not truths:
+            raise InputError(
+                f"SQuAD file {arguments.dataset}: question {question!r:.60} has no answers",
+                "squad/evaluate-v2.0.py scores SQuAD 2.0",
+            )
+    predictions = metrics.read_predictions(arguments.predictions)
+    metrics.warn_of_unanswered(questions, predictions)
+    scores = evaluate(questions, predictions)
+    passed = arguments.f1_threshold is None or scores["f1"] >= arguments.f1_threshold
+    if arguments.f1_threshold is not None:
+        print("&&&&", "PASSED" if passed else "FAILED", "TensorRT BERT Squad Accuracy matches reference.")
+    print(json.dumps(scores))
+    if not passed:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    process.main(main)

@@ -8,11 +8,16 @@ arXiv:1606.05250).
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import metrics
+
+from helpers import files
+from helpers.commands import process
+from helpers.errors import InputError
 
 
 def f1_score(prediction: str, truth: str) -> float:
@@ -116,45 +121,21 @@ def evaluate(
     return results
 
 
-def main(arguments: argparse.Namespace) -> int:
+def main(argv: list[str]) -> None:
     """Evaluate, and print or write the results.
 
     Args:
-        arguments: dataset, predictions, na_prob_file, na_prob_thresh and out_file.
-
-    Returns:
-        The exit status, 0.
+        argv: the arguments of the command line.
 
     Raises:
-        metrics.InputError: a file cannot be evaluated or written.
+        InputError: a file cannot be evaluated or written.
     """
-    questions = metrics.read_questions(arguments.dataset)
-    predictions = metrics.read_predictions(arguments.predictions)
-    na_probs = None
-    if arguments.na_prob_file is not None:
-        na_probs = metrics.read_probabilities(arguments.na_prob_file)
-        for question, _ in questions:
-            if question in predictions and question not in na_probs:
-                raise metrics.InputError(f"{arguments.na_prob_file}: has no number for question {question!r}")
-    metrics.warn_of_unanswered(questions, predictions)
-    results = json.dumps(evaluate(questions, predictions, na_probs, arguments.na_prob_thresh), indent=2)
-    if arguments.out_file is None:
-        print(results)
-        return 0
-    try:
-        with open(arguments.out_file, "w", encoding="utf-8") as file:
-            file.write(results + "\n")
-    except OSError as error:
-        raise metrics.InputError(f"cannot write {arguments.out_file}: {error.strerror}") from error
-    return 0
-
-
-if __name__ == "__main__":
     parser = metrics.Parser("Score answers on SQuAD 2.0, where some questions have no answer.")
     parser.add_argument(
         "-n",
         "--na-prob-file",
         metavar="FILE",
+        type=Path,
         help="JSON file of question ids and the probability that there is no answer; adds the best thresholds",
     )
     parser.add_argument(
@@ -165,5 +146,26 @@ if __name__ == "__main__":
         default=1.0,
         help="a no-answer probability above it counts as the prediction of no answer (default: %(default)s)",
     )
-    parser.add_argument("-o", "--out-file", metavar="FILE", help="write the scores here instead of printing them")
-    sys.exit(metrics.run(main, parser))
+    parser.add_argument("-o", "--out-file", metavar="FILE", type=Path, help="write the scores here instead of printing them")
+    arguments = parser.parse(argv)
+    if arguments.out_file is not None:
+        inputs = arguments.dataset, arguments.predictions, arguments.na_prob_file
+        files.check_outputs([arguments.out_file], inputs, streams=True)
+    questions = metrics.read_questions(arguments.dataset)
+    predictions = metrics.read_predictions(arguments.predictions)
+    na_probs = None
+    if arguments.na_prob_file is not None:
+        na_probs = metrics.read_probabilities(arguments.na_prob_file)
+        for question, _ in questions:
+            if question in predictions and question not in na_probs:
+                raise InputError(f"probability file {arguments.na_prob_file} has no number for question {question!r:.60}")
+    metrics.warn_of_unanswered(questions, predictions)
+    results = evaluate(questions, predictions, na_probs, arguments.na_prob_thresh)
+    if arguments.out_file is None:
+        print(files.json_bytes(results).decode(), end="")
+    else:
+        files.write_json(arguments.out_file, results)
+
+
+if __name__ == "__main__":
+    process.main(main)

@@ -4,27 +4,28 @@ The metric is the one of SQuAD 1.1 (Rajpurkar, Zhang, Lopyrev and Liang, 2016, a
 (Rajpurkar, Jia and Liang, 2018, arXiv:1806.03822) builds on.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import math
 import re
 import string
 import sys
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, Callable, NoReturn
+
+from helpers import __version__, reading
+from helpers.commands.process import complain
+from helpers.errors import InputError
+from helpers.qa import squad
 
 Questions = list[tuple[str, list[str]]]
 """The questions of a data set in its order: id, and the texts of the annotated answers."""
 
 _ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
-_JSON_NAMES: dict[type, str] = {dict: "an object", list: "a list", str: "a string"}
-
-
-class InputError(ValueError):
-    """A file or an argument that cannot be evaluated; the message is for the user."""
 
 
 # The metric
@@ -93,7 +94,7 @@ def best_score(metric: Callable[[str, str], float], prediction: str, truths: lis
 # The files
 
 
-def read_questions(path: str) -> Questions:
+def read_questions(path: Path) -> Questions:
     """Read the questions of a data set in the JSON schema of SQuAD 1.1 (arXiv:1606.05250) or 2.0 (arXiv:1806.03822).
 
     Args:
@@ -103,21 +104,16 @@ def read_questions(path: str) -> Questions:
         The questions, at least one.
 
     Raises:
-        InputError: the file cannot be read, has another structure, or holds no question.
+        InputError: the file cannot be read, has another structure, repeats an id, or holds no question.
     """
-    questions = []
-    for article, in_article in _items(_read_json(path), "data", path):
-        for paragraph, in_paragraph in _items(article, "paragraphs", in_article):
-            for question, in_question in _items(paragraph, "qas", in_paragraph):
-                answers = _items(question, "answers", in_question)
-                texts = [_member(answer, "text", str, in_answer) for answer, in_answer in answers]
-                questions.append((_member(question, "id", str, in_question), texts))
-    if not questions:
-        raise InputError(f"{path}: has no questions")
-    return questions
+    return [
+        (key, [answer.text("text") for answer in question.parts("answers")])
+        for _, asked in squad.paragraphs(path)
+        for key, question in asked
+    ]
 
 
-def read_predictions(path: str) -> dict[str, str]:
+def read_predictions(path: Path) -> dict[str, str]:
     """Read the predicted answers.
 
     Args:
@@ -129,14 +125,14 @@ def read_predictions(path: str) -> dict[str, str]:
     Raises:
         InputError: the file cannot be read or holds something else.
     """
-    predictions = _read_json(path)
-    _expect(predictions, dict, f"{path}:")
+    predictions = reading.read_object(path, "prediction file", reading.LARGE)
     for question, answer in predictions.items():
-        _expect(answer, str, f"{path}: {question!r}")
-    return dict(predictions)
+        if not isinstance(answer, str):
+            raise InputError(f"prediction file {path}: the answer to {question!r:.60} must be text, found {_name(answer)}")
+    return predictions
 
 
-def read_probabilities(path: str) -> dict[str, float]:
+def read_probabilities(path: Path) -> dict[str, float]:
     """Read how sure a model is that questions have no answer (arXiv:1806.03822).
 
     Args:
@@ -149,49 +145,17 @@ def read_probabilities(path: str) -> dict[str, float]:
     Raises:
         InputError: the file cannot be read or holds something else.
     """
-    probabilities = _read_json(path)
-    _expect(probabilities, dict, f"{path}:")
+    probabilities = reading.read_object(path, "probability file", reading.LARGE)
     for question, value in probabilities.items():
         if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
-            raise InputError(f"{path}: {question!r} must be a finite number, found {_name(value)}")
+            raise InputError(f"probability file {path}: that of {question!r:.60} must be a finite number, found {_name(value)}")
     return {question: float(value) for question, value in probabilities.items()}
-
-
-def _read_json(path: str) -> Any:
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return json.load(file)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: line {error.lineno}, column {error.colno}: malformed JSON: {error.msg}") from error
-    except (ValueError, RecursionError) as error:  # bytes that are not UTF-8; numbers too long, lists nested too deeply
-        raise InputError(f"{path}: malformed JSON: {error}") from error
-
-
-def _items(holder: Any, key: str, place: str) -> Iterator[tuple[Any, str]]:
-    """Go through the list `holder[key]`, naming the place of each item for the messages of errors."""
-    for index, item in enumerate(_member(holder, key, list, place)):
-        yield item, f"{place}, {key}[{index}]"
-
-
-def _member(holder: Any, key: str, kind: type, place: str) -> Any:
-    """Give `holder[key]`, having made sure that it is there and of its kind."""
-    _expect(holder, dict, f"{place}:")
-    if key not in holder:
-        raise InputError(f"{place}: has no {key!r}")
-    _expect(holder[key], kind, f"{place}: {key!r}")
-    return holder[key]
-
-
-def _expect(value: Any, kind: type, subject: str) -> None:
-    if not isinstance(value, kind):
-        raise InputError(f"{subject} must be {_JSON_NAMES[kind]}, found {_name(value)}")
 
 
 def _name(value: Any) -> str:
     """Say what was found in a JSON file: the kind of a container, the start of anything else."""
-    return _JSON_NAMES[type(value)] if isinstance(value, (dict, list)) else json.dumps(value)[:40]
+    kinds: dict[type, str] = {dict: "an object", list: "a list"}
+    return kinds.get(type(value)) or json.dumps(value)[:40]
 
 
 # The command line
@@ -206,9 +170,24 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str) -> None:
         super().__init__(description=description)
-        self.add_argument("dataset", metavar="DATASET", help="JSON file of the questions and their annotated answers")
-        self.add_argument("predictions", metavar="PREDICTIONS", help="JSON file of question ids and predicted answers")
+        self.add_argument("dataset", metavar="DATASET", type=Path, help="JSON file of the questions and their annotated answers")
+        self.add_argument("predictions", metavar="PREDICTIONS", type=Path, help="JSON file of question ids and predicted answers")
+        self.add_argument("--version", action="version", version=__version__)
         self.add_argument("-v", "--verbose", action="store_true", help="show where in the code an error arose")
+
+    def parse(self, argv: list[str]) -> argparse.Namespace:
+        """Parse the arguments of a script that `helpers.commands.process.main` runs.
+
+        Args:
+            argv: the arguments.
+
+        Returns:
+            Their values.
+        """
+        arguments = self.parse_args(argv)
+        if arguments.verbose:
+            argv.append("--verbose")  # by its whole name, which `process.main` looks for
+        return arguments
 
     def error(self, message: str) -> NoReturn:
         """Leave with status 2 and one line.
@@ -216,7 +195,8 @@ class Parser(argparse.ArgumentParser):
         Args:
             message: what is wrong with the arguments.
         """
-        self.exit(2, f"error: {' '.join(message.split())}\n")
+        complain("error", message)
+        raise SystemExit(2)
 
 
 def finite_number(text: str) -> float:
@@ -240,27 +220,6 @@ def finite_number(text: str) -> float:
     return number
 
 
-def run(main: Callable[[argparse.Namespace], int], parser: Parser) -> int:
-    """Parse the arguments and run a script, with bad input as one line on the standard error.
-
-    Args:
-        main: the script: from arguments to exit status.
-        parser: its argument parser.
-
-    Returns:
-        The exit status: that of `main`, or 2 on bad input.
-    """
-    arguments = parser.parse_args()
-    try:
-        return main(arguments)
-    except InputError as error:
-        if arguments.verbose:
-            traceback.print_exc()
-        # Paths come from outside and may hold line breaks; the message stays one line.
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-
-
 def warn_of_unanswered(questions: Questions, predictions: dict[str, str]) -> None:
     """Print how many questions have no prediction, if any, as one line on the standard error.
 
@@ -270,4 +229,4 @@ def warn_of_unanswered(questions: Questions, predictions: dict[str, str]) -> Non
     """
     unanswered = sum(question not in predictions for question, _ in questions)
     if unanswered:
-        print(f"warning: {unanswered} of {len(questions)} questions unanswered, scored as 0", file=sys.stderr)
+        complain("warning", f"{unanswered} of {len(questions)} questions unanswered, scored as 0")

@@ -18,14 +18,14 @@ APART = 1e-3  # of two scores whose order is certain
 
 
 class Expected(NamedTuple):
-    """The score of every slice of the passage that may be an answer, the least score that is kept, and the null score.
+    """The score of every slice of the passage that may be an answer, the least score that is found, and the null score.
 
     Several runs of tokens may be one slice, where a token is a part of a character or a space.
     """
 
     passage: str
     scores: dict[tuple[int, int], float]
-    kept: float
+    least: float
     null_score: float
 
 
@@ -70,14 +70,14 @@ def expect(
                 every.append(score)
                 key = offsets[first + start][0], offsets[first + end][1]
                 scores[key] = max(score, scores.get(key, float("-inf")))
-    # Each window keeps as many runs of tokens, so the best of all are kept.
-    kept = sorted([float("-inf")] * options.top_k + every)[-options.top_k]
-    return Expected(passage, scores, kept, min(null_scores))
+    # As many runs of tokens are looked for in each window, so the best of all are found.
+    least = sorted([float("-inf")] * options.searched + every)[-options.searched]
+    return Expected(passage, scores, least, min(null_scores))
 
 
 def check(found: Answer, expected: Expected, options: Options) -> None:
     """Holds an answer against all that it might have been."""
-    passage, scores, kept, null_score = expected
+    passage, scores, least, null_score = expected
     assert found.null_score == pytest.approx(null_score, abs=CLOSE)
     by_text: dict[str, float] = {}
     for (a, b), score in scores.items():
@@ -86,24 +86,28 @@ def check(found: Answer, expected: Expected, options: Options) -> None:
 
     # Those of one text may leave others no place.
     assert 0 < len(found.candidates) <= min(options.top_k, len(ranking))
+    kept = max(least, float("-inf") if len(ranking) <= options.top_k else ranking[options.top_k][1])
     assert {text for text, score in ranking if score > kept + APART} <= {candidate.text for candidate in found.candidates}
     if len(ranking) == 1 or ranking[0][1] - ranking[1][1] > APART:
         assert found.text == ranking[0][0]
     assert found.score == pytest.approx(ranking[0][1], abs=CLOSE)
-    for text, start, end, score, _ in found.candidates:
+    # Probabilities are shared by all that are found: surely those above the least score, at most as many as are looked for.
+    raised = [np.exp(score) for _, score in ranking[: options.searched]]
+    fewest = sum(one for one, (_, score) in zip(raised, ranking) if score > least + APART)
+    for text, start, end, score, chance in found.candidates:
         assert text == passage[start:end] != ""
         assert score == pytest.approx(scores[start, end], abs=CLOSE)
         assert score <= by_text[text] + CLOSE
-        if by_text[text] > kept + APART:
+        if by_text[text] > least + APART:
             assert score == pytest.approx(by_text[text], abs=CLOSE)
+        assert np.exp(score) / sum(raised) - CLOSE <= chance <= np.exp(score) / max(fewest, np.exp(score)) + CLOSE
     assert len({candidate.text for candidate in found.candidates}) == len(found.candidates)
     ordered = [candidate.score for candidate in found.candidates]
     assert ordered == sorted(ordered, reverse=True)
-    check_probabilities(found)
 
 
 def check_probabilities(found: Answer) -> None:
-    """A softmax over the scores."""
+    """A softmax over the scores, where all that were found are kept."""
     raised = np.exp(np.array([candidate.score for candidate in found.candidates]))
     chances = [candidate.probability for candidate in found.candidates]
     assert chances == pytest.approx((raised / raised.sum()).tolist(), abs=1e-9)

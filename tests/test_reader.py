@@ -23,6 +23,7 @@ from helpers.backends.onnxruntime.session import OnnxRuntimeSession
 from helpers.errors import InputError
 from helpers.layouts import Batch, Profile, bounds_of
 from helpers.progress import Progress
+from helpers.qa import squad
 from helpers.qa.spans import Answer, Candidate
 from helpers.qa.windows import Options
 from helpers.reader import Reader
@@ -30,7 +31,7 @@ from helpers.tasks.classification import Label
 from helpers.tasks.entities import Entity
 from helpers.tokenization import Template
 from tests.batches import onnx_blob, theirs
-from tests.inputs import change
+from tests.inputs import change, write_squad
 from tests.models import random_model, small_config, weights_of, write_vocab
 from tests.oracle import CLOSE, check, check_probabilities, expect, same
 from tests.pipelines import TAGS, model_of, pipeline, save
@@ -255,6 +256,26 @@ def test_windows_that_are_longer_than_the_engine_takes(world: World) -> None:
         world.reader.answer("why", "a b", sequence_length=65)
     assert str(error.value) == "sequence length 65 is above the engine's, 64: lower sequence_length"
     assert world.reader.answer("why", "a b", sequence_length=64) == world.reader.answer("why", "a b")
+
+
+def test_a_squad_file_with_questions_without_words(world: World, tmp_path: Path) -> None:
+    """They are named, and answered with nothing; the others are answered as ever."""
+    path = write_squad(tmp_path / "squad.json", ("a b c", ["why", " ", "who"]), ("\u200b", ["why", "who"]), ("c", ["", "why"]))
+    passages, questions = squad.read(path)
+    told = Told()
+    write_vocab(tmp_path / "vocab.txt")
+    reader = Reader(world.reader.session, None, tmp_path / "vocab.txt", told)
+    encoded = reader.encode_squad(passages, questions, Options(64))
+    assert told.texts == [
+        "4 of 7 questions have no words, or their passages have none, and are answered with nothing: "
+        "'0 1' (article 1, paragraph 1, question 2), '1 0' (article 1, paragraph 2, question 1), "
+        "'1 1' (article 1, paragraph 2, question 2) and 1 more"
+    ]
+    found = dict(reader.answers(encoded, Options(64)))
+    assert [i for i, answer in sorted(found.items()) if not answer.text] == [1, 3, 4, 5]
+    assert [found[i] for i in (0, 2, 6)] == ask(world, ["a b c", "c"], ["why", "who", "why"], [0, 0, 1], Options(64), 1)
+    with pytest.raises(InputError, match=r"^question '0 2' \(article 1, paragraph 1, question 3\) has 3 tokens, which with"):
+        reader.encode_squad(passages, [questions[2]], Options(6))
 
 
 def test_texts_without_words(world: World) -> None:

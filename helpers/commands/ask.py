@@ -164,14 +164,15 @@ def run(request: AskRequest) -> None:
     if request.squad_json:
         passages, questions = squad.read(request.squad_json)
 
-    opened = Reader.open(
-        request.engine,
-        backend=request.backend,
-        runtime=request.runtime,
-        vocab_file=request.vocab_file,
-        progress=cli.Terminal(),
-        **request.runtime_options,
-    )
+    with cli.elapsed(f"Loading {request.engine}", cli.SLOW):
+        opened = Reader.open(
+            request.engine,
+            backend=request.backend,
+            runtime=request.runtime,
+            vocab_file=request.vocab_file,
+            progress=cli.Terminal(),
+            **request.runtime_options,
+        )
     with opened as reader:
         check_flags(request, reader.task)
         options = reader.options(request.options)
@@ -222,7 +223,8 @@ def prompt() -> Iterator[str]:
 
 def print_answer(reader: Reader, options: Options, passage: str, question: str) -> None:
     """Answers one question and prints the rate, the answer and its probability."""
-    encoded = reader.encode([passage], [question], [0], options)
+    with cli.elapsed("Tokenizing", cli.SLOW):
+        encoded = reader.encode([passage], [question], [0], options)
     for _ in reader.run(replace(encoded, windows=encoded.windows[:1])):
         pass  # the first run of an engine takes longer, and says nothing of the rate
     results = []
@@ -259,7 +261,8 @@ def score(reader: Reader, request: AskRequest, options: Options, passages: list[
     """Answers all questions of a SQuAD file; if a signal ends that, those answered so far are kept."""
     from tqdm import tqdm
 
-    encoded = reader.encode_squad(passages, questions, options)
+    with cli.elapsed("Tokenizing", cli.SLOW):
+        encoded = reader.encode_squad(passages, questions, options)
     nbest: dict[int, list[dict[str, Any]]] = {}
     odds: dict[str, float] = {}
     start = time.perf_counter()
@@ -279,7 +282,7 @@ def score(reader: Reader, request: AskRequest, options: Options, passages: list[
         with tqdm(total=len(questions), unit=" questions", smoothing=0) as bar:
             for i, found in reader.answers(encoded, options, request.batch_size):
                 nbest[i] = listed(found)
-                odds[questions[i].id] = found.null_score - max(c.score for c in found.candidates if c.text)
+                odds[questions[i].id] = found.null_odds
                 bar.update()
         seconds = time.perf_counter() - start
         values = (predictions(), 2), (best(), None), (odds, 2)

@@ -12,7 +12,11 @@ from helpers.tasks import scores
 
 
 class Candidate(NamedTuple):
-    """A slice of the passage, characters [start, end); the sum of its start and end logit; a softmax over the candidates."""
+    """A slice of the passage, characters [start, end), and the sum of its start and end logit.
+
+    `probability` is a softmax of that over the question's best 20 candidates, however few are kept; over all that are
+    kept, where those are more; and over "no answer", where a passage may hold none.
+    """
 
     text: str
     start: int
@@ -50,6 +54,14 @@ class Answer(NamedTuple):
     def probability(self) -> float:
         return self.candidates[0].probability
 
+    @property
+    def null_odds(self) -> float:
+        """How much better no answer scores than the best one; 0 where there is none."""
+        return self.null_score - max((each.score for each in self.candidates if each.text), default=self.null_score)
+
+
+NOTHING = Answer([Candidate("", 0, 0, 0.0, 1.0)], 0.0)  # where a question or its passage has no words
+
 
 class Spans(NamedTuple):
     """Spans of a batch, best first: first and last token, inclusive, [B, n] int32 and score [B, n] float32.
@@ -67,6 +79,8 @@ def collect(
 ) -> Iterator[tuple[int, Answer]]:
     """Yields (question, answer) as soon as the last window of a question has been run; holds no logits.
 
+    Those without words are answered first, with NOTHING.
+
     Args:
         results: indexes of windows, and their logits [T, 2] end to end.
 
@@ -83,6 +97,7 @@ def collect(
     }
     waiting = {question: len(group) for question, group in siblings.items()}
     found: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray, float]] = {}
+    yield from ((question, NOTHING) for question in encoded.wordless())
 
     for indexes, logits in results:
         group = [windows[i] for i in indexes]
@@ -99,7 +114,7 @@ def collect(
         null_scores = logits[begins].sum(-1, dtype=np.float32)
         scores.check(of_passages[may_end])
         scores.check(null_scores)
-        spans = best_spans(of_passages, may_start, may_end, options.max_answer_len, options.top_k)
+        spans = best_spans(of_passages, may_start, may_end, options.max_answer_len, options.searched)
         for row, (i, window) in enumerate(zip(indexes, group)):
             parts = spans.start[row] + window.offset, spans.end[row] + window.offset, spans.score[row]
             found[i] = (*parts, float(null_scores[row]))
@@ -121,15 +136,17 @@ def merge(
     first, past = offsets[start[order], 0].tolist(), offsets[end[order], 1].tolist()
     spans: dict[str, tuple[str, int, int, float]] = {}
     for a, b, total in zip(first, past, score[order].tolist()):
-        if len(spans) == options.top_k:
+        if len(spans) == options.searched:
             break
         spans.setdefault(text[a:b], (text[a:b], a, b, total))
-    ranked, null_score = list(spans.values()), min(part[3] for part in parts)
+    ranked, null_score, wins = list(spans.values()), min(part[3] for part in parts), False
     if options.handle_impossible_answer:
         wins = null_score - ranked[0][3] > options.null_threshold
         ranked.insert(0 if wins else len(ranked), ("", 0, 0, null_score))
     chances = scores.softmax(np.array([span[3] for span in ranked])).tolist()
-    return Answer([Candidate(*span, chance) for span, chance in zip(ranked, chances)], null_score)
+    candidates = [Candidate(*span, chance) for span, chance in zip(ranked, chances)]
+    del candidates[wins + options.top_k : wins + len(spans)]  # but not their share of the probability
+    return Answer(candidates, null_score)
 
 
 def best_context(windows: Sequence[Window]) -> list[np.ndarray]:
@@ -140,13 +157,12 @@ def best_context(windows: Sequence[Window]) -> list[np.ndarray]:
     context, as in BERT's own treatment of SQuAD: the same span is not offered twice.
     """
     total = windows[-1].offset + windows[-1].shown
-    context = np.full((len(windows), total), -1.0)
+    context, best = np.full(total, -1.0), np.zeros(total, np.int32)
     for row, window in enumerate(windows):
-        inside = np.arange(window.shown)
-        context[row, window.offset : window.offset + window.shown] = (
-            np.minimum(inside, window.shown - 1 - inside) + 0.01 * window.shown
-        )
-    best = context.argmax(0)
+        inside, part = np.arange(window.shown), slice(window.offset, window.offset + window.shown)
+        own = np.minimum(inside, window.shown - 1 - inside) + 0.01 * window.shown
+        best[part][own > context[part]] = row
+        np.maximum(context[part], own, out=context[part])
     return [best[window.offset : window.offset + window.shown] == row for row, window in enumerate(windows)]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,12 +23,12 @@ class Options:
     Args:
         sequence_length: of the longest window; None for the engine's.
         doc_stride: from the start of one window to that of the next.
-        top_k: candidates that are kept of each question.
+        top_k: candidates that are kept of each question; up to 20 it changes neither them nor their probabilities.
         handle_impossible_answer: whether a passage may hold no answer (SQuAD 2.0).
         null_threshold: how much better that must score than the best candidate to be the answer.
 
     Raises:
-        InputError: a length or a number of candidates is none.
+        InputError: a length or a number of candidates is none, or the threshold is no finite number.
     """
 
     sequence_length: int | None = None
@@ -42,6 +44,14 @@ class Options:
             check_count(name, getattr(self, name))
         if self.sequence_length is not None:
             check_count("sequence_length", self.sequence_length)
+        value = self.null_threshold
+        if not (isinstance(value, Real) and -math.inf < value < math.inf):
+            raise InputError(f"null_threshold must be a finite number, not {value!r:.60}")
+
+    @property
+    def searched(self) -> int:
+        """Candidates that are looked for, and share a probability of 1."""
+        return max(self.top_k, Options.top_k)
 
 
 def check_count(name: str, value: Any) -> None:
@@ -82,6 +92,11 @@ class Encoded:
             found.setdefault(window.question, []).append(i)
         return found
 
+    def wordless(self) -> list[int]:
+        """The questions that have no words, or whose passages have none: they have no windows."""
+        words = [len(tokens.ids) for tokens in self.passages]
+        return [i for i, tokens in enumerate(self.questions) if not (len(tokens.ids) and words[self.passage_of[i]])]
+
     def batch(self, windows: Sequence[Window]) -> Batch:
         """Lays windows out end to end."""
         before, between, after = (np.array(self.tokenizer.ids(tokens), np.int32) for tokens in self.template[:3])
@@ -106,36 +121,46 @@ def encode(
     tokenizer: Tokenizer,
     template: Template,
     options: Options,
+    names: Sequence[str] = (),
 ) -> Encoded:
     """Tokenizes and windows questions; each question keeps its first `max_question_len` tokens.
 
     Args:
         options: with the sequence length.
+        names: of the questions in messages; their numbers, where it is empty.
 
     Raises:
-        InputError: a passage or question without a token, or a question that leaves the passage no room.
+        InputError: a passage or question is no Unicode, or a question leaves the passage no room.
     """
     assert options.sequence_length
     check_unicode("passage", passages)
     check_unicode("question", questions)
     passage_tokens, question_tokens = tokenizer(passages), tokenizer(questions)
     question_tokens = [tokens._replace(ids=tokens.ids[: options.max_question_len]) for tokens in question_tokens]
-    windows: list[Window] = []
+    encoded = Encoded(passages, passage_tokens, question_tokens, passage_of, [], template, tokenizer)
+    wordless = set(encoded.wordless())
+    special = sum(map(len, template[:3]))
     for i, tokens in enumerate(question_tokens):
-        if not len(tokens.ids):
-            raise InputError(f"question {i + 1} has no words: {questions[i]!r:.60}")
-        passage = len(passage_tokens[passage_of[i]].ids)
-        if not passage:
-            raise InputError(f"passage {passage_of[i] + 1} has no words: {passages[passage_of[i]]!r:.60}")
-        special = sum(map(len, template[:3]))
+        if i in wordless:
+            continue
         if len(tokens.ids) + special + 1 > options.sequence_length:
             raise InputError(
-                f"question {i + 1} has {len(tokens.ids)} tokens, which with {special} separators leaves no room for the "
-                f"passage in a window of {options.sequence_length}",
+                f"question {names[i] if names else i + 1} has {len(tokens.ids)} tokens, which with {special} separators "
+                f"leaves no room for the passage in a window of {options.sequence_length}",
                 "shorten it, lower {max_question_len} or raise {sequence_length}",
             )
-        windows += make_windows(i, len(tokens.ids), passage, template, options.sequence_length, options.doc_stride)
-    return Encoded(passages, passage_tokens, question_tokens, passage_of, windows, template, tokenizer)
+        shown = len(passage_tokens[passage_of[i]].ids)
+        encoded.windows.extend(make_windows(i, len(tokens.ids), shown, template, options.sequence_length, options.doc_stride))
+    return encoded
+
+
+def check_words(encoded: Encoded, questions: Sequence[str]) -> None:
+    """Raises InputError where a question, or its passage, has no words."""
+    for i in encoded.wordless():
+        if not len(encoded.questions[i].ids):
+            raise InputError(f"question {i + 1} has no words: {questions[i]!r:.60}")
+        passage = encoded.passage_of[i]
+        raise InputError(f"passage {passage + 1} has no words: {encoded.texts[passage]!r:.60}")
 
 
 def check_unicode(kind: str, texts: Sequence[str]) -> None:

@@ -11,7 +11,9 @@ import numpy as np
 def check(logits: np.ndarray) -> None:
     """Raises RuntimeError where logits are not numbers."""
     if not np.isfinite(logits).all():
-        raise RuntimeError("the engine's logits are not numbers: float16 overflows in this model, build in float32")
+        raise RuntimeError(
+            "the engine's logits are not numbers: values overflow in this model; if it was built in float16, build it in float32"
+        )
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

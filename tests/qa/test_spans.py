@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -99,6 +100,18 @@ def test_best_context_by_hand() -> None:
     assert alone.tolist() == [True, True]
 
 
+def test_best_context_of_a_long_passage_takes_little_memory() -> None:
+    """Some bytes a token shown, where a table of windows by tokens would take 2 GB."""
+    windows = windows_of(12, 200_000, 384, 128)
+    shown = sum(window.shown for window in windows)
+    tracemalloc.start()
+    masks = best_context(windows)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sum(int(mask.sum()) for mask in masks) == 200_000
+    assert peak < 10 * shown
+
+
 # The best spans
 
 
@@ -188,7 +201,7 @@ QUESTIONS, PASSAGE_OF = ["who?", "why", "wo ist x"], [0, 1, 2]
 ENCODED = encode(PASSAGES, QUESTIONS, PASSAGE_OF, TOKENIZER, BERT, SHORT)
 
 
-def logits_of(windows: Sequence[Window], seed: int = 0) -> np.ndarray:
+def logits_of(windows: Sequence[Window], seed: int | Sequence[int] = 0) -> np.ndarray:
     """Random logits of windows end to end."""
     return np.random.default_rng(seed).standard_normal((sum(window.length for window in windows), 2)).astype(np.float32)
 
@@ -234,6 +247,77 @@ def test_an_answer_comes_with_its_last_window() -> None:
     answers = collect(encoded, in_order(), SHORT)
     assert (next(answers)[0], len(drawn)) == (0, own)
     assert (next(answers)[0], len(drawn)) == (1, len(encoded.windows))
+
+
+def answer_by_hand(encoded: Encoded, question: int, results: Results, options: Options) -> list[tuple[str, float, float]]:
+    """Text, score and probability of the candidates, from every span of every window."""
+    logits = {i: parts for [i], parts in results}
+    mine = [i for i, window in enumerate(encoded.windows) if window.question == question]
+    best = context_by_hand([encoded.windows[i] for i in mine])
+    passage = encoded.passage_of[question]
+    text, offsets = encoded.texts[passage], encoded.passages[passage].offsets
+    found: list[tuple[float, str]] = []
+    for row, i in enumerate(mine):
+        window = encoded.windows[i]
+        own = logits[i][window.first : window.first + window.shown]
+        may_start = np.array([best[window.offset + j] == row for j in range(window.shown)])
+        spans = spans_by_hand(own, may_start, np.ones(window.shown, bool), options.max_answer_len)
+        for (a, b), score in sorted(spans.items(), key=lambda item: -item[1])[: max(options.top_k, 20)]:
+            found.append((score, text[offsets[window.offset + a, 0] : offsets[window.offset + b, 1]]))
+    ranked: dict[str, float] = {}
+    for score, slice_ in sorted(found, key=lambda each: -each[0]):
+        ranked.setdefault(slice_, score)
+    kept = list(ranked.items())[: max(options.top_k, 20)]
+    total = sum(np.exp(score) for _, score in kept)
+    return [(slice_, score, np.exp(score) / total) for slice_, score in kept][: options.top_k]
+
+
+@given(
+    passage=st.text("abc .", min_size=1, max_size=60).filter(lambda text: bool(text.strip())),
+    options=st.builds(Options, st.integers(8, 30), st.integers(1, 20), st.just(3), st.integers(1, 9), st.integers(1, 40)),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=150)
+def test_answers_by_brute_force(passage: str, options: Options, seed: int) -> None:
+    encoded = encode([passage], ["why"], [0], TOKENIZER, BERT, options)
+    results: Results = [([i], logits_of([window], (seed, i))) for i, window in enumerate(encoded.windows)]
+    [(_, found)] = collect(encoded, results, options)
+    expected = answer_by_hand(encoded, 0, results, options)
+    assert [candidate.text for candidate in found.candidates] == [text for text, *_ in expected]
+    assert [candidate.score for candidate in found.candidates] == [score for _, score, _ in expected]
+    assert [candidate.probability for candidate in found.candidates] == pytest.approx([chance for *_, chance in expected])
+
+
+@pytest.mark.parametrize(
+    ("nothing", "threshold"), [(False, 0.0), (True, 100.0), (True, -100.0)], ids=["not asked", "loses", "wins"]
+)
+def test_how_many_are_kept_does_not_matter(nothing: bool, threshold: float) -> None:
+    """Up to the default they are the first of as many, with the same probability, and "no answer" beside them."""
+    results = results_of(ENCODED, [[i] for i in range(len(ENCODED.windows))])
+    asked = replace(SHORT, handle_impossible_answer=nothing, null_threshold=threshold)
+    whole = dict(collect(ENCODED, results, replace(asked, top_k=20)))
+    assert sorted({len(found.candidates) for found in whole.values()}) == [6 + nothing, 20 + nothing]
+    for top_k in (1, 2, 19):
+        for question, found in collect(ENCODED, results, replace(asked, top_k=top_k)):
+            spoken = [candidate for candidate in whole[question].candidates if candidate.text]
+            dropped = spoken[top_k:]
+            assert found.candidates == [each for each in whole[question].candidates if each not in dropped]
+            assert found.null_score == whole[question].null_score
+    more = dict(collect(ENCODED, results, replace(asked, top_k=10**30)))
+    assert len(more[0].candidates) > 21
+    assert all(sum(candidate.probability for candidate in found.candidates) == pytest.approx(1) for found in more.values())
+
+
+def test_questions_without_words_are_answered_with_nothing() -> None:
+    encoded = encode(["a b", " "], ["why", "", "who", "who"], [0, 0, 1, 0], TOKENIZER, BERT, SHORT)
+    assert [window.question for window in encoded.windows] == [0, 3]
+    found = list(collect(encoded, results_of(encoded, [[0, 1]]), SHORT))
+    assert [question for question, _ in found] == [1, 2, 0, 3]
+    for _, answer in found[:2]:
+        assert answer == Answer([Candidate("", 0, 0, 0.0, 1.0)], 0.0)
+        assert answer.null_odds == 0
+    for _, answer in found[2:]:
+        assert answer.null_odds == answer.null_score - answer.score
 
 
 # Logits that are none
@@ -328,7 +412,7 @@ def with_probabilities(ranked: list[Span]) -> list[Any]:
 
 def test_merge() -> None:
     for top_k in (1, 3, 5, 20):
-        expected = Answer(with_probabilities(RANKED[:top_k]), -2.5)
+        expected = Answer(with_probabilities(RANKED)[:top_k], -2.5)
         assert merge(MERGED, 0, PARTS, replace(SHORT, top_k=top_k)) == expected
     assert merge(MERGED, 0, PARTS[::-1], SHORT) == Answer(with_probabilities(RANKED), -2.5)
 
@@ -339,9 +423,9 @@ def test_merge() -> None:
 )
 def test_merge_where_a_passage_may_hold_no_answer(threshold: float, wins: bool) -> None:
     """No answer, at -2.5, scores 8.5 less than the best one: it must score more than the threshold better to win."""
-    for top_k in (2, 20):
-        ranked = RANKED[:top_k]
-        expected = with_probabilities([NOTHING, *ranked] if wins else [*ranked, NOTHING])
+    *spoken, nothing = with_probabilities([*RANKED, NOTHING])
+    for top_k in (1, 2, 20):
+        expected = [nothing, *spoken[:top_k]] if wins else [*spoken[:top_k], nothing]
         found = merge(MERGED, 0, PARTS, replace(SHORT, top_k=top_k, handle_impossible_answer=True, null_threshold=threshold))
         assert found == Answer(expected, -2.5)
         assert found.text == ("" if wins else "a")

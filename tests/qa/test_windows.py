@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from helpers.commands.cli import FLAGS
+from helpers.commands.flags import FLAGS
 from helpers.errors import InputError
 from helpers.layouts import Padded, Profile
 from helpers.qa import windows
@@ -134,7 +134,9 @@ def test_batch_by_hand() -> None:
 
 
 def ask(passages: list[str], questions: list[str], passage_of: list[int], options: Options = SHORT) -> list[Window]:
-    return windows.encode(passages, questions, passage_of, TOKENIZER, BERT, options).windows
+    encoded = windows.encode(passages, questions, passage_of, TOKENIZER, BERT, options)
+    windows.check_words(encoded, questions)
+    return encoded.windows
 
 
 @pytest.mark.parametrize("nothing", ["", "  \t\n", "\x00\x07\u200b", "\u0301", "\ufffd"])
@@ -144,6 +146,10 @@ def test_a_question_or_passage_without_words(nothing: str) -> None:
     with pytest.raises(InputError, match=r"^passage 3 has no words: '"):
         ask(["a", "b", nothing], ["why", "who"], [0, 2])
     assert ask(["a", nothing], ["why"], [0])  # which nobody asks about
+    asked = ["why", nothing, "who", "who"]
+    encoded = windows.encode(["a b", nothing], asked, [0, 0, 1, 0], TOKENIZER, BERT, SHORT)
+    assert encoded.wordless() == [1, 2]
+    assert [window.question for window in encoded.windows] == [0, 3]
 
 
 def test_a_question_that_leaves_no_room() -> None:
@@ -158,6 +164,8 @@ def test_a_question_that_leaves_no_room() -> None:
         "shorten it, lower --max-query-length or raise -s"
     )
     assert ask(["a b c"], [fills], [0], Options(12, max_question_len=8))
+    with pytest.raises(InputError, match=r"^question 'x' \(article 1\) has 9 tokens, which"):
+        windows.encode(["a b c"], [fits, fills], [0, 0], TOKENIZER, BERT, options, ["'w' (article 1)", "'x' (article 1)"])
 
 
 def test_room_beside_the_special_tokens_of_another_template() -> None:
@@ -183,3 +191,13 @@ def test_options_that_are_no_count(name: str, value: object) -> None:
         Options(**{name: value})  # type: ignore[arg-type]
     assert str(error.value) == f"{name} must be a whole number from 1, not {value!r}"
     Options(**{name: np.int64(3)})
+    assert ask(["a b"], ["why"], [0], Options(24, **{name: 10**30} if name != "sequence_length" else {}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -np.float32("inf"), "0", None, 1j])
+def test_a_threshold_that_is_no_number(value: object) -> None:
+    with pytest.raises(InputError) as error:
+        Options(null_threshold=value)  # type: ignore[arg-type]
+    assert str(error.value) == f"null_threshold must be a finite number, not {value!r}"
+    for good in (-3, 1e308, np.float32(3e38), np.int8(-128)):
+        Options(null_threshold=good)

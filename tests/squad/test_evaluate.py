@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import random
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from helpers import __version__
+from helpers.errors import InputError
+from helpers.qa.squad import read
 from tests import running
-from tests.running import assert_refusal, shell
+from tests.running import assert_refusal, listing, shell, when_read
 
 PASSED = "&&&& PASSED TensorRT BERT Squad Accuracy matches reference.\n"
 FAILED = "&&&& FAILED TensorRT BERT Squad Accuracy matches reference.\n"
@@ -351,67 +358,87 @@ LAST = ["data", 1, "paragraphs", 1, "qas", 0]
 
 @BOTH
 @pytest.mark.parametrize(
-    ("dataset", "parts"),
+    ("dataset", "says"),
     [
-        ([], ["dataset.json: must be an object, found a list"]),
-        ({}, ["dataset.json: has no 'data'"]),
-        ({"data": {}}, ["dataset.json: 'data' must be a list, found an object"]),
-        ({"data": []}, ["dataset.json: has no questions"]),
-        ({"data": [{"paragraphs": [{"qas": []}]}]}, ["dataset.json: has no questions"]),
-        (broken(LAST[:2], "x"), ["dataset.json, data[1]: must be an object", 'found "x"']),
-        (broken(LAST[:3], ...), ["dataset.json, data[1]: has no 'paragraphs'"]),
-        (broken(LAST[:4], 7), ["dataset.json, data[1], paragraphs[1]: must be an object", "found 7"]),
-        (broken(LAST[:5], None), ["dataset.json, data[1], paragraphs[1]: 'qas' must be a list", "found null"]),
-        (broken(LAST[:6], []), ["data[1], paragraphs[1], qas[0]: must be an object", "found a list"]),
-        (broken([*LAST, "id"], ...), ["data[1], paragraphs[1], qas[0]: has no 'id'"]),
-        (broken([*LAST, "id"], 5), ["data[1], paragraphs[1], qas[0]: 'id' must be a string, found 5"]),
-        (broken([*LAST, "answers"], ...), ["data[1], paragraphs[1], qas[0]: has no 'answers'"]),
-        (broken([*LAST, "answers"], "x"), ["data[1], paragraphs[1], qas[0]: 'answers' must be a list"]),
-        (broken([*LAST, "answers", 0], "x"), ["qas[0], answers[0]: must be an object"]),
-        (broken([*LAST, "answers", 0, "text"], ...), ["qas[0], answers[0]: has no 'text'"]),
-        (broken([*LAST, "answers", 0, "text"], True), ["qas[0], answers[0]: 'text' must be a string, found true"]),
+        ("x" * 1000, ": the file must have 'data', a list"),
+        (squad({}), " has no questions"),
+        (broken(LAST[:5], 7), ": article 2, paragraph 2 must have 'qas', a list"),
+        (broken([*LAST, "id"], ...), ": article 2, paragraph 2, question 1 must have 'id', text"),
+        (
+            broken([*LAST, "id"], "a"),
+            ": article 2, paragraph 2, question 1 repeats the id 'a' of article 1, paragraph 1, question 1",
+        ),
+        (
+            broken([*LAST, "id"], "\ud83d"),
+            ": article 2, paragraph 2, question 1: 'id' is not valid Unicode, it has half a surrogate pair: '\\ud83d'",
+        ),
     ],
 )
-def test_a_dataset_of_wrong_structure(run: Run, script: str, dataset: Any, parts: list[str]) -> None:
-    assert_error(run(script, *FILES, dataset=dataset, predictions={}), *parts)
+def test_a_dataset_is_refused_in_the_words_of_inference(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, dataset: Any, says: str
+) -> None:
+    process = run(script, *FILES, dataset=dataset, predictions={})
+    assert_refusal(process)
+    assert process.stderr == f"error: SQuAD file dataset.json{says}\n"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as error:
+        read(Path("dataset.json"))
+    assert process.stderr == f"error: {error.value}\n"
 
 
 @BOTH
 @pytest.mark.parametrize(
-    ("predictions", "parts"),
+    ("path", "value", "says"),
     [
-        ([], ["predictions.json: must be an object, found a list"]),
-        ("x", ["predictions.json: must be an object, found"]),
-        ({"q": "x", "r\ns": None}, ["predictions.json: 'r\\ns' must be a string, found null"]),
-        ({"q": ["x"]}, ["predictions.json: 'q' must be a string, found a list"]),
+        (["answers"], ..., "must have 'answers', a list"),
+        (["answers"], "x", "must have 'answers', a list"),
+        (["answers", 0], "x", ", answer 1 must have 'text', text"),
+        (["answers", 0, "text"], ..., ", answer 1 must have 'text', text"),
+        (["answers", 0, "text"], True, ", answer 1 must have 'text', text"),
     ],
 )
-def test_predictions_of_wrong_structure(run: Run, script: str, predictions: Any, parts: list[str]) -> None:
-    assert_error(run(script, *FILES, dataset=squad({"q": ["x"]}), predictions=predictions), *parts)
+def test_answers_of_wrong_structure(run: Run, script: str, path: list[Any], value: Any, says: str) -> None:
+    process = run(script, *FILES, dataset=broken([*LAST, *path], value), predictions={})
+    assert_error(process, "SQuAD file dataset.json: article 2, paragraph 2, question 1", says)
 
 
-def test_a_long_value_is_cut_in_the_message(run: Run) -> None:
-    process = run("v1.1", *FILES, dataset="x" * 1000, predictions={})
-    assert_error(process, "must be an object", "xxx")
-    assert len(process.stderr) < 120
+@BOTH
+@pytest.mark.parametrize(
+    ("predictions", "says"),
+    [
+        ([], "prediction file predictions.json must hold one JSON object, but holds a list"),
+        ({"q": "x", "r\ns": None}, "prediction file predictions.json: the answer to 'r\\ns' must be text, found null"),
+        ({"q": ["x"]}, "prediction file predictions.json: the answer to 'q' must be text, found a list"),
+        ({"q": 10**4000}, "prediction file predictions.json: the answer to 'q' must be text, found 1" + "0" * 39),
+        (
+            b'{"q": "x", "q": "y"}',
+            "prediction file predictions.json is not JSON that can be read: it has 'q' twice in one object",
+        ),
+    ],
+)
+def test_predictions_of_wrong_structure(run: Run, script: str, predictions: Any, says: str) -> None:
+    process = run(script, *FILES, dataset=squad({"q": ["x"]}), predictions=predictions)
+    assert_refusal(process, f"error: {says}")
 
 
 @BOTH
 @pytest.mark.parametrize("bad", ["dataset", "predictions"])
 @pytest.mark.parametrize(
-    ("content", "parts"),
+    ("content", "says"),
     [
-        (b'{\n  "a": 1,\n  "b" 2\n}', ["line 3, column 7"]),
-        (b"", ["line 1, column 1"]),
-        (b"{} {}", ["line 1, column 4"]),
-        (b'"\xff"', ["malformed"]),
-        (b"[" * 200_000, ["malformed"]),
+        (b'{\n  "a": 1,\n  "b" 2\n}', "is not JSON: line 3, column 7: "),
+        (b"", "is not JSON: line 1, column 1: "),
+        (b"{} {}", "is not JSON: line 1, column 4: "),
+        (b'"\xff"', "is not UTF-8 text (byte 1)"),
+        (b"[" * 200_000, "is not JSON that can be read: it is nested too deeply"),
+        (b"\0", "is not text: it has a NUL byte"),
     ],
-    ids=["no colon", "empty", "two values", "not UTF-8", "too deep"],
+    ids=["no colon", "empty", "two values", "not UTF-8", "too deep", "zeros"],
 )
-def test_malformed_json(run: Run, script: str, bad: str, content: bytes, parts: list[str]) -> None:
+def test_malformed_json(run: Run, script: str, bad: str, content: bytes, says: str) -> None:
     files = {"dataset": squad({"q": ["x"]}), "predictions": {"q": "x"}, bad: content}
-    assert_error(run(script, *FILES, **files), f"{bad}.json", *parts)
+    named = "SQuAD" if bad == "dataset" else "prediction"
+    assert_error(run(script, *FILES, **files), f"{named} file {bad}.json {says}")
 
 
 @BOTH
@@ -423,9 +450,11 @@ def test_a_byte_order_mark_is_no_error(run: Run, script: str) -> None:
 @BOTH
 def test_a_file_that_cannot_be_read(run: Run, tmp_path: Path, script: str) -> None:
     files = {"dataset": squad({"q": ["x"]}), "predictions": {"q": "x"}}
-    assert_error(run(script, "absent.json", "predictions.json", **files), "cannot read absent.json: No such file")
-    assert_error(run(script, "dataset.json", "two\nlines.json", **files), "cannot read two lines.json: No such file")
-    assert_error(run(script, "dataset.json", ".", **files), "cannot read .:")
+    absent = "cannot be read: No such file or directory"
+    assert_error(run(script, "absent.json", "predictions.json", **files), f"SQuAD file absent.json {absent}")
+    assert_error(run(script, "dataset.json", "two\nlines.json", **files), f"prediction file two lines.json {absent}")
+    assert_error(run(script, "dataset.json", ".", **files), "prediction file . cannot be read: Is a directory")
+    assert_error(run(script, "/dev/zero", "predictions.json", **files), "SQuAD file /dev/zero is not text")
 
 
 @BOTH
@@ -446,21 +475,21 @@ def test_a_threshold_that_is_no_number(run: Run, threshold: str) -> None:
 
 def test_v1_refuses_questions_without_answers(run: Run) -> None:
     files = {"dataset": squad({"a": ["x"], "b": []}), "predictions": {"a": "x"}}
-    assert_error(run("v1.1", *FILES, **files), "dataset.json", "'b'", "no answers", "evaluate-v2.0.py")
+    assert_error(run("v1.1", *FILES, **files), "SQuAD file dataset.json: question 'b' has no answers", "evaluate-v2.0.py")
 
 
 @pytest.mark.parametrize(
     ("probs", "parts"),
     [
         (b"{", ["line 1, column 2"]),
-        ([0.5], ["must be an object, found a list"]),
+        ([0.5], ["must hold one JSON object, but holds a list"]),
         ({"a": 0.5, "b": "0.5"}, ["'b' must be a finite number", '"0.5"']),
         ({"a": 0.5, "b": None}, ["'b' must be a finite number", "null"]),
         ({"a": 0.5, "b": True}, ["'b' must be a finite number", "true"]),
         (b'{"a": 0.5, "b": NaN}', ["'b' must be a finite number", "NaN"]),
         (b'{"a": 0.5, "b": -Infinity}', ["'b' must be a finite number", "-Infinity"]),
         (b'{"a": 0.5, "b": 1' + b"0" * 400 + b"}", ["'b' must be a finite number", "1000"]),
-        ({"a": 0.5}, ["'b'"]),
+        ({"a": 0.5}, ["has no number for question 'b'"]),
     ],
 )
 def test_v2_probabilities_of_wrong_structure(run: Run, probs: Any, parts: list[str]) -> None:
@@ -470,16 +499,92 @@ def test_v2_probabilities_of_wrong_structure(run: Run, probs: Any, parts: list[s
 
 def test_v2_files_that_cannot_be_opened(run: Run) -> None:
     files = {"dataset": squad({"q": ["x"]}), "predictions": {"q": "x"}}
-    assert_error(run("v2.0", *FILES, "-n", "absent.json", **files), "cannot read absent.json")
-    assert_error(run("v2.0", *FILES, "-o", "absent/results.json", **files), "cannot write absent/results.json")
+    absent = "probability file absent.json cannot be read: No such file"
+    assert_error(run("v2.0", *FILES, "-n", "absent.json", **files), absent)
+    # What cannot be written is refused before anything is read.
+    assert_error(run("v2.0", "absent.json", "absent.json", "-o", "absent/results.json"), "output folder absent does not exist")
+
+
+@pytest.mark.parametrize("name", ["dataset", "predictions", "probs"])
+@pytest.mark.parametrize("link", [None, os.link, os.symlink], ids=["itself", "hard link", "symbolic link"])
+def test_v2_overwrites_nothing_that_it_reads(
+    run: Run, tmp_path: Path, name: str, link: Callable[[Path, Path], None] | None
+) -> None:
+    out = tmp_path / "out.json"
+    files = {"dataset": squad({"q": ["x"]}), "predictions": {"q": "x"}, "probs": {"q": 0.5}}
+    scores(run("v2.0", *FILES, "-n", "probs.json", **files))
+    if link:
+        link(tmp_path / f"{name}.json", out)
+    else:
+        out = tmp_path / f"{name}.json"
+    before = listing(tmp_path)
+    assert_error(run("v2.0", *FILES, "-n", "probs.json", "-o", str(out)), f"output {out} is read as well")
+    assert listing(tmp_path) == before
+
+
+def test_v2_writes_to_devices(run: Run, tmp_path: Path) -> None:
+    files = {"dataset": squad({"q": ["cat"]}), "predictions": {"q": "cat"}}
+    printed = run("v2.0", *FILES, **files)
+    assert run("v2.0", *FILES, "-o", "/dev/stdout").stdout == printed.stdout
+    assert run("v2.0", *FILES, "-o", "/dev/null").returncode == 0
+    assert Path("/dev/null").is_char_device()
+
+
+# Processes
+
+
+def start_in(folder: Path, script: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """Starts an evaluation under Python alone, without any package."""
+    command = [sys.executable, "-S", str(running.ROOT / f"squad/evaluate-{script}.py"), *arguments]
+    return subprocess.Popen(command, cwd=folder, encoding="utf-8", **{"stderr": subprocess.PIPE, **options})
 
 
 @BOTH
-def test_verbose_adds_the_traceback(run: Run, script: str) -> None:
-    process = run(script, "absent.json", "absent.json", "--verbose")
+def test_full_and_closed_streams(run: Run, tmp_path: Path, script: str) -> None:
+    run(script, *FILES, dataset=squad({"q": ["x"]}), predictions={"q": "x"})
+    with open("/dev/full", "w") as full:
+        process = start_in(tmp_path, script, *FILES, stdout=full)
+    says = "error: standard output cannot be written: No space left on device\n"
+    assert (process.communicate()[1], process.returncode) == (says, 1)
+    for descriptor in (1, 2):
+        close = functools.partial(os.close, descriptor)
+        process = start_in(tmp_path, script, *FILES, stdout=subprocess.DEVNULL, preexec_fn=close)
+        assert (process.communicate()[1], process.returncode) == ("", 0)
+
+
+@BOTH
+def test_streams_that_have_no_letters_but_ascii(tmp_path: Path, script: str) -> None:
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    process = start_in(tmp_path, script, "é\udcff.json", "x", env=ascii_only)
+    says = "error: SQuAD file \\xe9\\udcff.json cannot be read: No such file or directory\n"
+    assert (process.communicate()[1], process.returncode) == (says, 2)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("number", "by"), [(signal.SIGINT, ""), (signal.SIGTERM, " by SIGTERM"), (signal.SIGHUP, " by SIGHUP")], ids=str
+)
+def test_signals(run: Run, tmp_path: Path, script: str, number: signal.Signals, by: str) -> None:
+    os.mkfifo(tmp_path / "dataset.json")
+    process = start_in(tmp_path, script, *FILES)
+    with when_read(tmp_path / "dataset.json", process):
+        process.send_signal(number)
+        assert (process.communicate(timeout=running.PATIENCE)[1], process.returncode) == (f"\ninterrupted{by}\n", 128 + number)
+
+
+@BOTH
+@pytest.mark.parametrize("flag", ["-v", "--verbose"])
+def test_verbose_adds_the_traceback(run: Run, script: str, flag: str) -> None:
+    process = run(script, "absent.json", "absent.json", flag)
     assert (process.returncode, process.stdout) == (2, "")
     assert process.stderr.startswith("Traceback")
-    assert process.stderr.splitlines()[-1].startswith("error: cannot read absent.json")
+    assert process.stderr.splitlines()[-1].startswith("error: SQuAD file absent.json cannot be read")
+
+
+@BOTH
+def test_version(run: Run, script: str) -> None:
+    process = run(script, "--version")
+    assert (process.returncode, process.stdout, process.stderr) == (0, f"{__version__}\n", "")
 
 
 @BOTH
