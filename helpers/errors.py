@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -30,6 +30,10 @@ class InputError(Exception):
         return self.told({})
 
 
+class Busy(InputError):
+    """What is asked for is here, but in use by others: nothing else takes its place unasked."""
+
+
 def spelled(text: str, flags: Mapping[str, str]) -> str:
     """`text` with each {field} as its flag, or where it has none as its bare name."""
     return re.sub(r"\{(\w+)\}", lambda field: flags.get(field[1], field[1]), text)
@@ -38,3 +42,9 @@ def spelled(text: str, flags: Mapping[str, str]) -> str:
 def printable(text: str) -> str:
     """`text` with control characters, which a terminal would obey, escaped; line breaks and tabs stay."""
     return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def listed(names: Sequence[str], separator: str = ", ") -> str:
+    """The first three, and how many more there are."""
+    more = len(names) - 3
+    return separator.join([*names[:3], *([f"and {more} more"] if more > 0 else [])])

@@ -15,10 +15,41 @@
 
 namespace bert {
 
+// Bytes that a load leaves free, for kernels, cuBLAS and what plugins take for themselves: some abort where there are none.
+constexpr std::size_t reserve = 256 << 20;
+
 inline void check_cuda(cudaError_t status, const char* call) {
-    if (status != cudaSuccess) {
-        cudaGetLastError();  // forgets an error that does not last, lest a later check finds it
-        throw Error(std::string(call) + ": " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) + ")");
+    if (status == cudaSuccess) {
+        return;
+    }
+    cudaGetLastError();  // forgets an error that does not last, lest a later check finds it
+    if (status == cudaErrorMemoryAllocation) {
+        throw OutOfMemory(std::string("out of GPU memory: ") + call);
+    }
+    throw Error(std::string(call) + ": " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) + ")");
+}
+
+struct MemoryInfo {
+    std::size_t free, total;  // bytes
+};
+
+inline MemoryInfo memory_info() {
+    MemoryInfo info{};
+    BERT_CUDA(cudaMemGetInfo(&info.free, &info.total));
+    return info;
+}
+
+[[noreturn]] inline void throw_out_of_memory(std::size_t wanted, const std::string& what) {
+    const MemoryInfo info = memory_info();
+    const auto mib = [](std::size_t size) { return std::to_string(size >> 20); };
+    throw OutOfMemory("out of GPU memory: " + what + " need " + mib(wanted) + " MiB, free are " + mib(info.free) + " of " +
+                      mib(info.total) + " MiB");
+}
+
+// Throws where the GPU has less than so many bytes free.
+inline void check_memory(std::size_t wanted, const std::string& what) {
+    if (wanted > memory_info().free) {
+        throw_out_of_memory(wanted, what);
     }
 }
 
@@ -49,16 +80,12 @@ inline Event make_event() {
     return Event(event);
 }
 
-inline DeviceMemory make_device_memory(std::size_t bytes) {
+inline DeviceMemory make_device_memory(std::size_t bytes, const std::string& what) {
     void* memory{};
     const cudaError_t status = cudaMalloc(&memory, bytes);
     if (status == cudaErrorMemoryAllocation) {
         cudaGetLastError();
-        std::size_t free{}, total{};
-        BERT_CUDA(cudaMemGetInfo(&free, &total));
-        const auto mib = [](std::size_t size) { return std::to_string(size >> 20); };
-        throw OutOfMemory("out of GPU memory: asked for " + mib(bytes) + " MiB, free are " + mib(free) + " of " + mib(total) +
-                          " MiB");
+        throw_out_of_memory(bytes, what);
     }
     check_cuda(status, "cudaMalloc(&memory, bytes)");
     return DeviceMemory(static_cast<std::byte*>(memory));

@@ -34,13 +34,18 @@ public:
         static const bool registered = BERT_TRT(initLibNvInferPlugins(&logger(), ""));
         static_cast<void>(registered);
         Logger::forget();
+        check_memory(plan.size() + reserve, "the engine's weights and kernels");
         runtime_.reset(BERT_TRT(nvinfer1::createInferRuntime(logger())));
         engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
         if (!engine_) {
-            throw std::invalid_argument("engine " + path.string() + " cannot be loaded, build it again: " + Logger::take());
+            const std::string complaint = Logger::take();
+            if (is_out_of_memory(complaint)) {
+                throw OutOfMemory("out of GPU memory: " + complaint);
+            }
+            throw std::invalid_argument("engine " + path.string() + " cannot be loaded, build it again: " + complaint);
         }
         read_tensors(path);
-        read_profiles();
+        read_profiles(path);
     }
 
     bool packed() const { return packed_; }
@@ -94,19 +99,23 @@ private:
         }
         width_ = packed_ ? std::max(logits.d[0], logits.d[1]) : logits.d[2];
         pooled_ = packed_ ? logits.d[1] != -1 : logits.d[1] == 1;
+        if (width_ < 1) {
+            throw std::invalid_argument("engine " + path.string() + " is not one of this project, logits has other axes");
+        }
     }
 
-    void read_profiles() {
+    void read_profiles(const std::filesystem::path& path) {
         profiles_.resize(static_cast<std::size_t>(engine_->getNbOptimizationProfiles()));
         for (std::size_t i = 0; i < profiles_.size(); ++i) {
             for (const std::string& name : input_names(packed_)) {
                 const auto shape = [&](nvinfer1::OptProfileSelector which) {
                     const nvinfer1::Dims dims = engine_->getProfileShape(name.c_str(), static_cast<int>(i), which);
-                    if (dims.nbDims != static_cast<int>(axes(packed_))) {
-                        throw std::invalid_argument("the engine's " + name + " has " + std::to_string(dims.nbDims) +
-                                                    " axes, not " + std::to_string(axes(packed_)));
+                    const Shape shape(dims.d, dims.d + std::max(dims.nbDims, 0));
+                    if (shape.size() != axes(packed_) || *std::min_element(shape.begin(), shape.end()) < 1) {
+                        throw std::invalid_argument("engine " + path.string() + " is not one of this project, " + name +
+                                                    " has other axes");
                     }
-                    return Shape(dims.d, dims.d + dims.nbDims);
+                    return shape;
                 };
                 profiles_[i].least[name] = shape(nvinfer1::OptProfileSelector::kMIN);
                 profiles_[i].most[name] = shape(nvinfer1::OptProfileSelector::kMAX);

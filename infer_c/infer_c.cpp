@@ -34,7 +34,11 @@ public:
         return inference_;
     }
 
-    void close() { inference_.reset(); }
+    void close() {
+        std::shared_ptr<bert::Inference> last = std::move(inference_);
+        const py::gil_scoped_release released;  // the GPU may have to be waited for
+        last.reset();
+    }
 
 private:
     std::shared_ptr<bert::Inference> inference_;  // read and written under Python's lock alone

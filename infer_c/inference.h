@@ -63,8 +63,8 @@ public:
         begin_ = make_event();
         end_ = make_event();
         host_ = make_pinned_memory(input_bytes_ + logits_bytes_);
-        device_ = make_device_memory(input_bytes_ + logits_bytes_);
-        activations_ = make_device_memory(engine_->activation_bytes());
+        device_ = make_device_memory(input_bytes_ + logits_bytes_, "inputs and outputs");
+        activations_ = make_device_memory(engine_->activation_bytes(), "the network's activations");
     }
 
     const std::shared_ptr<Engine>& engine() const { return engine_; }
@@ -200,8 +200,7 @@ private:
         if (!sharing_ && holder != slots_.end()) {
             return release(holder);
         }
-        const bool room = slots_.size() < slots_at_most_;
-        Context context = room ? engine_->make_context(activations_.get()) : release(std::prev(slots_.end()));
+        Context context = room() ? engine_->make_context(activations_.get()) : release(std::prev(slots_.end()));
         const bool selected = select(*context, profile);
         Logger::forget();  // a profile that is taken is no failure
         if (selected) {
@@ -212,6 +211,14 @@ private:
         }
         sharing_ = false;
         return release(holder);
+    }
+
+    // Whether there may be one more context. Where the GPU is nearly full the first has to do.
+    bool room() const {
+        if (slots_.empty()) {
+            check_memory(reserve, "an execution context and its kernels");
+        }
+        return slots_.empty() || (slots_.size() < slots_at_most_ && memory_info().free >= reserve);
     }
 
     Context release(std::list<Slot>::iterator slot) {

@@ -61,10 +61,19 @@ inline Logger& logger() {
     return *one;
 }
 
+inline bool is_out_of_memory(const std::string& complaint) {
+    const auto says = [&](const char* words) { return complaint.find(words) != std::string::npos; };
+    return says("out of memory") || says("OutOfMemory") || says("ALLOC_FAILED");
+}
+
 template <class Result>  // a bool, or a pointer
 Result check_trt(Result result, const char* call) {
     if (!result) {
-        throw Error(std::string(call) + ": " + Logger::take());
+        const std::string complaint = Logger::take();
+        if (is_out_of_memory(complaint)) {
+            throw OutOfMemory("out of GPU memory: " + complaint);
+        }
+        throw Error(std::string(call) + ": " + complaint);
     }
     return result;
 }

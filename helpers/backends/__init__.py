@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 from helpers import engine_file
-from helpers.errors import InputError
+from helpers.errors import Busy, InputError
 
 if TYPE_CHECKING:  # what the registry only names is imported by who uses it: a script's --help needs nothing of it
     from helpers.backends.base import Backend, Session
@@ -34,6 +34,8 @@ def observer() -> Any:
 def choose(name: str = "auto", family: Family | None = None, warn: Callable[[str], None] = lambda text: None) -> Backend:
     """Turns `auto` into a backend; for one asked for by name, raises InputError that says what it lacks here.
 
+    A backend that is here, but busy, is not passed over silently: Busy is raised.
+
     Args:
         family: whose network is to run: `auto` passes over a backend that has not what it is made of, with a warning.
     """
@@ -43,6 +45,8 @@ def choose(name: str = "auto", family: Family | None = None, warn: Callable[[str
     for backend in map(find, NAMES[:-1]):
         try:
             backend.check_available()
+        except Busy:
+            raise
         except InputError:
             continue
         if family is None or backend.runs(family):
@@ -79,7 +83,10 @@ def open_engine(
     if name not in ("auto", backend.name):
         raise InputError(f"{engine} is an engine of {backend.name}, not of {name}", f"build one with builder.py --backend {name}")
     if runtime and runtime not in backend.runtimes:
-        raise InputError(f"{engine} is an engine of {backend.name}, which the runtime {runtime} does not run", "use inference.py")
+        raise InputError(
+            f"{engine} is an engine of {backend.name}, which the runtime {runtime} does not run",
+            "use inference.py, or perf.py without --enable-graph and --runtime; or build an engine for tensorrt",
+        )
     description = engine_file.read_description(engine)
     if description:
         engine_file.check_content(engine, description)

@@ -210,7 +210,10 @@ def test_an_engine_of_another_backend(saved: Path, plan: Path) -> None:
 def test_a_runtime_that_the_backend_has_not(saved: Path, runtime: str) -> None:
     with pytest.raises(InputError) as error:
         backends.open_engine(saved, runtime=runtime)
-    assert str(error.value) == f"{saved} is an engine of onnxruntime, which the runtime {runtime} does not run: use inference.py"
+    assert str(error.value) == (
+        f"{saved} is an engine of onnxruntime, which the runtime {runtime} does not run: use inference.py, or perf.py without "
+        "--enable-graph and --runtime; or build an engine for tensorrt"
+    )
 
 
 @pytest.mark.usefixtures("no_tensorrt")

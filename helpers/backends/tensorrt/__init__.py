@@ -58,6 +58,10 @@ class TensorRT(Backend):
         if config.family.beyond:
             raise InputError(f"NVIDIA's plugins have no {config.family.beyond} ({config.model_type})", "use {backend}")
         nvidia.check(request, self.precision(request), config, self.device(), warn)
+        if request.timing_cache:
+            from helpers.backends.tensorrt import build
+
+            build.check_timing_cache(request.timing_cache)
 
     def check_weights(self, weights: BertWeights, config: BertConfig, warn: Callable[[str], None]) -> None:
         from helpers.backends.tensorrt.plugins import nvidia

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Callable
@@ -13,8 +14,8 @@ from typing import Any, Callable
 import numpy as np
 
 from helpers.backends.base import Session
-from helpers.backends.tensorrt import runtime
-from helpers.backends.tensorrt.pycuda import CLOSE, layout_of
+from helpers.backends.tensorrt.pycuda import layout_of
+from helpers.backends.tensorrt.runtime import CLOSE, tell_of_aborts
 from helpers.errors import InputError
 from helpers.layouts import Batch, Profile
 
@@ -47,14 +48,12 @@ class ExtensionSession(Session):
     def __init__(self, path: Path, enable_graph: bool = False) -> None:
         """Loads an engine. Raises InputError where it is damaged, made elsewhere, or too large for the GPU."""
         module = extension()
+        tell_of_aborts()
         try:
-            self._engine = module.bert_inf(path, enable_graph=enable_graph)
+            with telling_of_memory():
+                self._engine = module.bert_inf(path, enable_graph=enable_graph)
         except (ValueError, OSError) as e:
             raise InputError(str(e)) from e
-        except (MemoryError, RuntimeError) as e:
-            if isinstance(e, RuntimeError) and not runtime.is_out_of_memory(str(e)):
-                raise
-            raise InputError(str(e), CLOSE) from e
         self.version, self.device = self._engine.version, self._engine.device
         profiles = [Profile(*profile) for profile in self._engine.profiles]
         self.layout = layout_of(self._engine.packed, profiles, self._engine.width, self._engine.pooled)
@@ -65,11 +64,30 @@ class ExtensionSession(Session):
 
     def stream(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
         for batch in batches:
-            yield self.layout.logits(self._engine.run(**self._arrays(batch)), batch)
+            arrays = self._arrays(batch)
+            with telling_of_memory():
+                logits = self._engine.run(**arrays)
+            yield self.layout.logits(logits, batch)
 
     def timed(self, batch: Batch) -> Callable[[], float]:
         arrays = self._arrays(batch)
-        return lambda: self._engine.time(**arrays)
+
+        def once() -> float:
+            with telling_of_memory():
+                return float(self._engine.time(**arrays))
+
+        return once
 
     def close(self) -> None:
         self._engine.close()
+
+
+@contextmanager
+def telling_of_memory() -> Iterator[None]:
+    """Raises InputError where the extension is out of GPU memory, which it says itself; of the host's it raises MemoryError."""
+    try:
+        yield
+    except MemoryError as e:
+        if "GPU" not in str(e):
+            raise
+        raise InputError(str(e), CLOSE) from e

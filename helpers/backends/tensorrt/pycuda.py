@@ -13,11 +13,10 @@ import numpy as np
 from helpers.backends.base import Session
 from helpers.backends.tensorrt import runtime
 from helpers.backends.tensorrt.plugins import nvidia
+from helpers.backends.tensorrt.runtime import RESERVE, check_memory, telling_of_memory
 from helpers.errors import InputError
 from helpers.layouts import Batch, Layout, Packed, Padded, Profile, is_packed
 
-RESERVE = 256 << 20  # bytes of GPU memory for kernels, cuBLAS and what plugins take for themselves
-CLOSE = "close what else uses the GPU, or build the engine with a smaller {batch_size}"
 DEPTH = 3  # batches under way at once: one computes, the next is copied in, the one before is copied out and read
 
 
@@ -30,21 +29,18 @@ class PyCudaSession(Session):
         """Deserializes an engine. Raises InputError where it is damaged, made elsewhere, or too large for the GPU."""
         self.trt, self.cuda = runtime.load(), runtime.cuda()
         self.version, self.device = self.trt.__version__, runtime.gpu()[0]
-        # Some plugins abort the process where memory for their weights runs out, so that is found out before.
-        check_memory(self.cuda, path.stat().st_size + RESERVE, "the engine's weights and kernels")
-        engine = self.trt.Runtime(runtime.logger()).deserialize_cuda_engine(path.read_bytes())
-        if engine is None:
-            raise InputError(f"engine {path} cannot be loaded, build it again: {runtime.complaint()}")
-        self._engine = engine
-        self.layout, largest = read_profiles(engine)
-        check_memory(self.cuda, engine.device_memory_size, "the network's activations")
-        self._context = engine.create_execution_context()
-        if self._context is None:
-            raise RuntimeError(f"TensorRT cannot make an execution context: {runtime.complaint()}")
-        buffers = 4 * DEPTH * sum(largest.values())
-        check_memory(self.cuda, buffers, f"inputs and outputs of {DEPTH} batches")
-        self._slots = [_Slot(self.cuda, largest) for _ in range(DEPTH)]
-        self._upload, self._compute, self._download = (self.cuda.Stream() for _ in range(3))
+        with telling_of_memory("loading the engine"):
+            # Some plugins abort the process where memory for their weights runs out, so that is found out before.
+            check_memory(path.stat().st_size + RESERVE, "the engine's weights and kernels")
+            self._engine = deserialized(path)
+            self.layout, largest = read_profiles(self._engine)
+            check_memory(self._engine.device_memory_size + RESERVE, "the network's activations and kernels")
+            self._context = self._engine.create_execution_context()
+            if self._context is None:
+                raise RuntimeError(f"TensorRT cannot make an execution context: {runtime.complaint()}")
+            check_memory(4 * DEPTH * sum(largest.values()), f"inputs and outputs of {DEPTH} batches")
+            self._slots = [_Slot(self.cuda, largest) for _ in range(DEPTH)]
+            self._upload, self._compute, self._download = (self.cuda.Stream() for _ in range(3))
 
     def _bind(self, slot: _Slot, batch: Batch) -> Mapping[str, np.ndarray]:
         """Sets the tightest profile, the shapes and the addresses for a batch; gives the engine's inputs."""
@@ -64,13 +60,14 @@ class PyCudaSession(Session):
 
     def stream(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
         under_way: deque[tuple[_Slot, Batch, int]] = deque()
-        for number, batch in enumerate(batches):
-            if len(under_way) == DEPTH:
+        with telling_of_memory("running the engine"):
+            for number, batch in enumerate(batches):
+                if len(under_way) == DEPTH:
+                    yield self._finish(*under_way.popleft())
+                slot = self._slots[number % DEPTH]
+                under_way.append((slot, batch, self._start(slot, batch)))
+            while under_way:
                 yield self._finish(*under_way.popleft())
-            slot = self._slots[number % DEPTH]
-            under_way.append((slot, batch, self._start(slot, batch)))
-        while under_way:
-            yield self._finish(*under_way.popleft())
 
     def _start(self, slot: _Slot, batch: Batch) -> int:
         """Sends a batch on its way; returns the number of its logits."""
@@ -110,20 +107,40 @@ class PyCudaSession(Session):
         start, end = self.cuda.Event(), self.cuda.Event()
 
         def once() -> float:
-            start.record(self._compute)
-            self._enqueue()
-            end.record(self._compute)
-            end.synchronize()
-            return float(end.time_since(start))
+            with telling_of_memory("running the engine"):
+                start.record(self._compute)
+                self._enqueue()
+                end.record(self._compute)
+                end.synchronize()
+                return float(end.time_since(start))
 
         return once
 
 
+def deserialized(path: Path) -> Any:
+    """The engine in a file. Raises InputError where it is damaged or made elsewhere, or there is no memory for it."""
+    engine = runtime.made("Runtime").deserialize_cuda_engine(path.read_bytes())
+    if engine is None:
+        reason = runtime.complaint()
+        if runtime.is_out_of_memory(reason):
+            raise RuntimeError(reason)
+        raise InputError(f"engine {path} cannot be loaded, build it again: {reason}")
+    return engine
+
+
 def read_profiles(engine: Any) -> tuple[Layout, dict[str, int]]:
-    """An engine's layout, and the most elements that each of its tensors has in any profile."""
-    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    inputs = [name for name in names if name != "logits"]
-    packed = is_packed(inputs)
+    """An engine's layout, and the most elements that each of its tensors has in any profile.
+
+    Raises:
+        InputError: it is an engine of another network.
+    """
+    trt = runtime.load()
+    kinds = {name: engine.get_tensor_dtype(name) for name in map(engine.get_tensor_name, range(engine.num_io_tensors))}
+    packed = is_packed(list(kinds))
+    inputs = list((Packed if packed else Padded).inputs)
+    ours = kinds == {**dict.fromkeys(inputs, trt.int32), "logits": trt.float32}
+    if not ours or len(engine.get_tensor_shape("logits")) != (4 if packed else 5):
+        raise InputError(f"the engine is not one of this project, its tensors: {', '.join(kinds)}", "build one with builder.py")
     shapes = [
         {name: tuple(engine.get_tensor_profile_shape(name, i)[2]) for name in inputs}
         for i in range(engine.num_optimization_profiles)
@@ -162,13 +179,3 @@ class _Slot:
         for device in self.device.values():
             device.free()
         self.host, self.device = {}, {}
-
-
-def check_memory(cuda: Any, wanted: int, what: str) -> None:
-    """Raises InputError where the GPU has less than `wanted` bytes free."""
-    free, total = cuda.mem_get_info()
-    if wanted > free:
-        raise InputError(
-            f"out of GPU memory: {what} need {wanted >> 20} MiB, free are {free >> 20} of {total >> 20} MiB",
-            CLOSE,
-        )

@@ -11,7 +11,7 @@ from onnx import TensorProto, numpy_helper
 
 from helpers.backends.onnxruntime import model
 from helpers.backends.onnxruntime.model import OPSET, Model, field_head
-from helpers.commands.cli import FLAGS
+from helpers.commands.flags import FLAGS
 from helpers.errors import InputError
 
 CONSTANTS: dict[str, np.ndarray] = {

@@ -30,39 +30,14 @@ from helpers.config import SEQUENCE_CLASSIFICATION
 from helpers.errors import InputError
 from helpers.layouts import Batch, Packed, Padded, Profile
 from helpers.reader import Reader
+from tests.backends.tensorrt.building import NVCC, cmake, perf
 from tests.batches import of_lengths
 from tests.batches import padded as rows_of
-from tests.running import ROOT, refused, succeeds
+from tests.running import refused, succeeds
 from tests.tensorrt_engines import NARROW, OTHER_TASKS, WIDE, Engines, gpu_memory, held_and_left, opened, ragged
-
-NVCC = shutil.which("nvcc") or Path("/usr/local/cuda/bin/nvcc").exists()
 
 needs_cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="CMake is not installed")
 needs_cuda = pytest.mark.skipif(not NVCC, reason="the CUDA toolkit is not installed")
-
-
-def cmake(folder: Path, *definitions: str) -> subprocess.CompletedProcess[str]:
-    """Configures a build in a folder, with no TensorRT but the one that a definition names."""
-    command = ["cmake", str(ROOT), f"-DPYTHON_EXECUTABLE={sys.executable}", *(f"-D{text}" for text in definitions)]
-    # PYTHONHOME is of the Python under test; a CMake from pip is a script for another one.
-    environment = {name: value for name, value in os.environ.items() if name not in ("TENSORRT_ROOT", "PYTHONHOME")}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
-
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the extension and perf, built as the README says."""
-    if not os.environ.get("TENSORRT_ROOT"):
-        pytest.skip("TENSORRT_ROOT does not name a TensorRT with headers and libraries")
-    if shutil.which("cmake") is None or not NVCC:
-        pytest.skip("CMake and the CUDA toolkit are needed to build the extension")
-    folder = tmp_path_factory.mktemp("build")
-    done = cmake(folder, f"TensorRT_ROOT={os.environ['TENSORRT_ROOT']}")
-    assert done.returncode == 0, done.stderr
-    done = subprocess.run(["make", "-j2"], cwd=folder, capture_output=True, encoding="utf-8")
-    assert done.returncode == 0, done.stderr
-    assert "warning" not in done.stderr
-    return folder
 
 
 # Without a GPU
@@ -599,10 +574,6 @@ def test_perf_py_needs_what_it_is_asked_to_time(padded: Path, tmp_path: Path, mo
     for flag in ("--runtime=extension", "--enable-graph"):
         refused("perf.py", [*arguments, flag], tmp_path, "the extension infer_c is not in", "build it, mkdir -p build")
     assert " with pycuda on " in succeeds("perf.py", arguments, tmp_path)
-
-
-def perf(built: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(built / "perf"), *map(str, arguments)], capture_output=True, encoding="utf-8")
 
 
 HEADER = r"Engine: .*\nDevice: .*\nVersions: TensorRT 8\..*\nDevice memory: \d+\.\d MiB of activations.*\nTiming: .*\n"

@@ -14,7 +14,7 @@ from helpers import backends
 from helpers.backends.base import Device
 from helpers.backends.tensorrt import runtime
 from helpers.backends.tensorrt.plugins import nvidia
-from helpers.commands.cli import FLAGS
+from helpers.commands.flags import FLAGS
 from helpers.config import BertConfig
 from helpers.errors import InputError
 from helpers.layouts import Profile
