@@ -10,10 +10,8 @@ import errno
 import fcntl
 import json
 import os
-import secrets
 import shutil
 import stat
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -88,14 +86,17 @@ def standard(found: os.stat_result) -> int | None:
 def check_writable(path: Path) -> None:
     """Raises InputError where a file cannot be written."""
     try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(path)  # a link that leads in a circle, a name that is too long
         if path.is_dir():
             raise InputError(f"output {path} is a folder: name a file")
         folder = Path(os.path.realpath(path)).parent
         if not folder.is_dir():
             missing = "is not a folder" if folder.exists() else "does not exist: create it first"
             raise InputError(f"output folder {path.parent} {missing}")
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        trial = temporary_name(folder / path.name)
+        os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        trial.unlink()
         if path.exists() and not os.access(path, os.W_OK):
             raise InputError(f"output {path} exists and is not writable")
     except OSError as e:
@@ -216,7 +217,7 @@ def write_stream(path: Path, parts: Content) -> None:
 
 
 def temporary_name(target: Path) -> Path:
-    return target.with_name(f".{secrets.token_hex(8)}.part")
+    return target.with_name(f".{os.urandom(8).hex()}.part")
 
 
 @contextmanager

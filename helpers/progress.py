@@ -21,8 +21,8 @@ class Progress:
     def say(self, text: str) -> None:
         """One line of result."""
 
-    def clock(self, what: str) -> AbstractContextManager[None]:
-        """Shows how long something takes."""
+    def clock(self, what: str, least: float = 0.0) -> AbstractContextManager[None]:
+        """Shows how long something takes, where that is at least so many seconds."""
         return nullcontext()
 
     def bar(self, items: Sequence[T], what: str, unit: str) -> Iterator[T]:

@@ -178,10 +178,11 @@ class Backend(ABC):
         ignored = [f"{{{name}}}" for name in self.ignores if getattr(request, name)]
         if ignored:
             computes = " and ".join(dict.fromkeys([precision.name, precision.base.name]))
-            progress.warn(f"{self.title} computes in {computes}: not honoured are {', '.join(ignored)}")
+            progress.warn(f"{self.title} computes in {computes}, and ignores {', '.join(ignored)}")
         self.check(request, config, progress.warn)
 
-        weights = checkpoints.load(request.source, request.checkpoint, config)
+        with progress.clock(f"Reading {request.checkpoint}", least=2.0):
+            weights = checkpoints.load(request.source, request.checkpoint, config)
         self.check_weights(weights, config, progress.warn)
         weights = self.adapt(weights, config, request)
         sites = config.family.sites(config, request.megatron)

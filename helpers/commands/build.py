@@ -67,5 +67,6 @@ def run(request: BuildRequest, backend: str, output: Path) -> None:
     files.check_outputs((output, engine_file.description_path(output), *request.outputs()), request.inputs())
     family = BertConfig.load(request.folder, request.task).family
     built = backends.choose(backend, family, cli.warn).build(request, cli.Terminal())
-    engine_file.save(output, built)
+    with cli.elapsed(f"Writing {output}", cli.SLOW):
+        engine_file.save(output, built)
     print(f"Wrote {output} ({len(built.blob) / (1 << 20):.1f} MiB) and {engine_file.description_path(output).name}")

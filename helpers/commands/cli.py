@@ -74,8 +74,8 @@ class Terminal(Progress):
     def say(self, text: str) -> None:
         print(printable(text))
 
-    def clock(self, what: str) -> AbstractContextManager[None]:
-        return elapsed(what)
+    def clock(self, what: str, least: float = 0.0) -> AbstractContextManager[None]:
+        return elapsed(what, least)
 
     def bar(self, items: Sequence[T], what: str, unit: str) -> Iterator[T]:
         from tqdm import tqdm
@@ -83,11 +83,14 @@ class Terminal(Progress):
         return iter(tqdm(items, what, unit=unit))
 
 
+SLOW = 2.0  # seconds of work without a word
+
+
 def slow(total: int, unit: str) -> Any:
-    """A bar, tqdm's, that shows where the work takes more than two seconds."""
+    """A bar, tqdm's, that shows where the work takes long."""
     from tqdm import tqdm
 
-    return tqdm(total=total, unit=unit, smoothing=0, delay=2)
+    return tqdm(total=total, unit=unit, smoothing=0, delay=SLOW)
 
 
 def whole_number(least: int) -> Callable[[str], int]:
@@ -145,12 +148,17 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def elapsed(what: str) -> Iterator[None]:
-    """Shows how long something takes: a running clock on a terminal, one line at the end elsewhere."""
+def elapsed(what: str, least: float = 0.0) -> Iterator[None]:
+    """Shows how long something takes: a running clock on a terminal, one line at the end elsewhere.
+
+    Args:
+        least: seconds; what takes less is not shown.
+    """
     start, done, live = time.monotonic(), threading.Event(), sys.stderr.isatty()
 
     def show(end: str) -> None:
-        print(f"\r{what}: {time.monotonic() - start:.1f} s", end=end, file=sys.stderr, flush=True)
+        if (seconds := time.monotonic() - start) >= least:
+            print(f"\r{what}: {seconds:.1f} s", end=end, file=sys.stderr, flush=True)
 
     def tick() -> None:
         while not done.wait(0.5):

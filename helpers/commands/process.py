@@ -10,12 +10,10 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Callable, NoReturn
 
-from helpers import files
 from helpers.commands.flags import FLAGS
 from helpers.errors import InputError, printable
 
@@ -52,6 +50,8 @@ def status_of(command: Callable[[list[str]], None]) -> int:
         code = 1
     except Exception as e:
         if "--verbose" in arguments:
+            import traceback
+
             traceback.print_exc()
         complain("error", told(e))
         code = 2 if isinstance(e, InputError) else 1
@@ -163,6 +163,8 @@ class Terminal:
 
 def end(number: int, terminal: Terminal) -> NoReturn:
     """Keeps what is to be kept, removes what is half written, and exits."""
+    from helpers import files
+
     status = 128 + number
     # Whatever takes longer, such as a pipe that nobody reads, must not keep the process.
     limit = threading.Timer(MOST, os._exit, [status])

@@ -58,6 +58,6 @@ def check(path: Path, form: Form) -> None:
         form.fits(reading.read_text(path, "", reading.LARGE))
     except (InputError, ValueError, LookupError, TypeError, AttributeError) as e:
         raise InputError(
-            f"{path} is needed for what is done if the work is interrupted, and is no such file",
+            f"{path} is needed for what is done when work is interrupted, and is no such file",
             "move it, or name another output",
         ) from e
