@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from helpers.commands import process  # which ends what Ctrl-C meets from here on
 
-from helpers.commands import process
+# isort: split
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse

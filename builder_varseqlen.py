@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+from helpers.commands import process  # which ends what Ctrl-C meets from here on
+
+# isort: split
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from helpers.commands import process
 
 if TYPE_CHECKING:
     import argparse

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any, Callable
 
 from helpers import families
 from helpers.errors import InputError
-from helpers.families.base import Family
+from helpers.families.base import LARGEST, Family, check_whole
+from helpers.reading import read_object
 
 CONFIG_NAMES = ("bert_config.json", "config.json")
 
@@ -27,6 +27,11 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
+
+# What makes another network of an encoder, whose tensors may all be there nevertheless.
+REFUSED = ("is_decoder", "add_cross_attention", "is_encoder_decoder", "pruned_heads")
+# What is made for each before the checkpoint is read. No encoder of these families has 50 layers, or 100,000 labels.
+MOST_LAYERS, MOST_LABELS = 1000, 1_000_000
 
 # What an engine can be for, and the end of the name of Hugging Face's class that has the head for it.
 TASKS = {
@@ -103,15 +108,16 @@ class BertConfig:
                 than these, or what a family's network does not compute.
         """
         path = find_config(folder)
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, RecursionError) as e:
-            raise InputError(f"cannot read configuration {path}: {e}") from e
-        except json.JSONDecodeError as e:
-            raise InputError(f"configuration {path} is not JSON: line {e.lineno}, column {e.colno}: {e.msg}") from e
-        if not isinstance(values, dict):
-            raise InputError(f"configuration {path} must hold one JSON object, but holds a {type(values).__name__}")
-        return cls.from_dict(values, path, task)
+        values = read_object(path, "configuration")
+        config = cls.from_dict(values, path, task)
+        known = (*SIZES, *config.family.keys.values(), *config.family.extra, "model_type")
+        for other in (folder / name for name in CONFIG_NAMES if folder / name != path and (folder / name).is_file()):
+            theirs = read_object(other, "configuration")
+            apart = [name for name in known if name in values and name in theirs and values[name] != theirs[name]]
+            if apart:
+                told = ", ".join(f"{name} is {values[name]!r:.60} and {theirs[name]!r:.60}" for name in apart[:3])
+                raise InputError(f"configurations {path} and {other} differ: {told}", "remove the one that is not the model's")
+        return config
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], path: Path, task: str = QUESTION_ANSWERING) -> BertConfig:
@@ -129,9 +135,10 @@ class BertConfig:
                 raise InputError(f"{source}: {problem}", hint)
 
         for name in COUNTS:
-            value, least = known.get(name, 1), name != "type_vocab_size"  # of which some families have none
-            kind = "positive whole number" if least else "whole number"
-            need(type(value) is int and value >= least, f"{keys[name]} must be a {kind}, not {value!r}")
+            least = int(name != "type_vocab_size")  # of which some families have none
+            check_whole(keys[name], known.get(name, 1), need, least, MOST_LAYERS if name == "num_hidden_layers" else LARGEST)
+        for name in REFUSED:
+            need(not values.get(name), f"{name} is not supported", "take a plain encoder")
         epsilon = known.get("layer_norm_eps", cls.layer_norm_eps)
         need(
             type(epsilon) in (int, float) and 0 < epsilon < 1,
@@ -166,6 +173,7 @@ class BertConfig:
         return {"model_type": self.model_type, **sizes, **labels, **config.extra}
 
 
+HEAD_SIZES = (32, 64, 80, 96, 128)
 COUNTS = tuple(name for name, kind in BertConfig.__annotations__.items() if kind == "int")
 SIZES = (*COUNTS, "hidden_act", "layer_norm_eps")
 
@@ -179,13 +187,23 @@ def read_labels(values: dict[str, Any], need: Callable[..., None]) -> tuple[str,
     """The names of a classifier's outputs, in order: id2label, or LABEL_0 … where there are only so many."""
     named, count = values.get("id2label"), values.get("num_labels", 2)
     if named is None:
-        need(type(count) is int and count > 0, f"num_labels must be a positive whole number, not {count!r:.60}")
+        check_whole("num_labels", count, need, most=MOST_LABELS)
         return tuple(f"LABEL_{i}" for i in range(count))
     ids = {str(i) for i in range(len(named))} if isinstance(named, dict) else set()
     fits = ids and {str(i) for i in named} == ids and all(isinstance(label, str) for label in named.values())
     need(fits, "id2label must name every label from 0 on")
     by_id = {int(i): label for i, label in named.items()}
     return tuple(by_id[i] for i in range(len(by_id)))
+
+
+def check_heads(config: BertConfig, source: Path, warn: Callable[[str], None]) -> None:
+    """Warns where the number of heads may be wrong, which no weight shows."""
+    if config.head_size not in HEAD_SIZES:
+        name = config.family.keys.get("num_attention_heads", "num_attention_heads")
+        warn(
+            f"the configuration in {source} says {name} {config.num_attention_heads}, which makes heads of {config.head_size} "
+            f"channels: most models have {', '.join(map(str, HEAD_SIZES[:-1]))} or {HEAD_SIZES[-1]}, and weights do not show it"
+        )
 
 
 def find_config(folder: Path) -> Path:

@@ -135,8 +135,12 @@ def check(description: Description) -> None:
         raise ValueError(f"its scoring must be one of {', '.join(SCORINGS)}")
     *texts, segment = description.template or [[], [], [], 0]
     named = len(texts) == 3 and all(isinstance(tokens, list) for tokens in texts) and type(segment) is int and segment in (0, 1)
-    if not named or not all(isinstance(name, str) for names in (description.labels, *texts) for name in names):
+    if not named or not all(is_name(name) for names in (description.labels, *texts) for name in names):
         raise ValueError("its labels or its template must be names")
+
+
+def is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.encode("utf-8", "ignore").decode() == value  # no half of a surrogate pair
 
 
 def read_head(engine: Path) -> bytes:

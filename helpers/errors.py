@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+LONGEST = 1000  # characters of a problem: a file may have a name of thousands of them where another is expected
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -18,6 +19,7 @@ class InputError(Exception):
     """
 
     def __init__(self, problem: str, hint: str = "") -> None:
+        problem = problem if len(problem) <= LONGEST else f"{problem[:LONGEST]}…"
         super().__init__(problem, hint)
         self.problem, self.hint = problem, hint
 

@@ -22,6 +22,7 @@ from helpers.errors import InputError
 
 Content = Sequence[Union[bytes, bytearray]]  # of a file, part by part
 
+PIECE = 64 << 20  # bytes on their way to the disk at once: a process that waits for that cannot end
 _under_way: set[Path] = set()  # temporary files and folders of this process
 _lock = threading.Lock()  # whoever has it names or moves one of them
 
@@ -165,6 +166,7 @@ def write_folder(folder: Path, contents: Mapping[str, Content]) -> None:
     if folder.exists():
         write({folder / name: parts for name, parts in contents.items()})
         return
+    missing = [parent for parent in folder.parents if not parent.exists()]
     make_folder(folder.parent)
     with _lock:
         temporary = temporary_name(folder)
@@ -179,6 +181,10 @@ def write_folder(folder: Path, contents: Mapping[str, Content]) -> None:
         raise InputError(f"cannot write {folder}: {e.strerror}") from e
     finally:
         discard(temporary)
+        if not folder.exists():
+            for parent in missing:
+                with suppress(OSError):
+                    parent.rmdir()
 
 
 @contextmanager
@@ -200,8 +206,10 @@ def staged(contents: Mapping[Path, Content]) -> Iterator[dict[Path, Path]]:
                 with suppress(FileNotFoundError):
                     os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
                 for part in parts:
-                    file.write(part)
-                file.flush()
+                    for start in range(0, len(part), PIECE):
+                        file.write(memoryview(part)[start : start + PIECE])
+                        file.flush()
+                        os.fdatasync(file.fileno())
                 os.fsync(file.fileno())
         yield places
     finally:

@@ -28,3 +28,8 @@ class Progress:
     def bar(self, items: Sequence[T], what: str, unit: str) -> Iterator[T]:
         """Goes through `items` with a bar."""
         return iter(items)
+
+    def at_once(self) -> AbstractContextManager[None]:
+        """For a library's long call that keeps Python's lock, so that no thread of ours could end the process: a signal does,
+        as it is, and as fast as it comes. Nothing may be half written meanwhile."""
+        return nullcontext()

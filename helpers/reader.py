@@ -338,7 +338,7 @@ def tokenizer_of(
         return tokenizer, template
     if description is None:
         raise InputError("the engine has no description beside it that tells its tokenizer", "give it with {vocab_file}")
-    if not description.tokenizer:
+    if not (description.tokenizer and description.template):
         raise InputError("the engine's description has no tokenizer, an older builder's", "build it again, or give {vocab_file}")
     before, between, after, segment = description.template
     return Tokenizer.from_json(description.tokenizer), Template(tuple(before), tuple(between), tuple(after), segment)

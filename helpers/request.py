@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import checkpoints
-from helpers.checkpoints.folder import FOLDER_FILES
-from helpers.checkpoints.pytorch import TOKENIZER_FILES
+from helpers.checkpoints.folder import FOLDER_FILES, TOKENIZER_FILES
 from helpers.config import CONFIG_NAMES, QUESTION_ANSWERING
 from helpers.errors import InputError
 from helpers.layouts import Profile

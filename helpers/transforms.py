@@ -11,6 +11,14 @@ from helpers.sites import bert_sites, query_quantizers
 from helpers.weights import BertWeights, Embeddings, Layer, LayerNorm, Linear
 
 
+def with_two_segments(weights: BertWeights) -> BertWeights:
+    """A model's only segment stands for a second one too: whichever of the two a text is given, it is right, as it is one."""
+    only = weights.embeddings.token_type
+    if only is None or len(only) > 1:
+        return weights
+    return replace(weights, embeddings=replace(weights.embeddings, token_type=np.repeat(only, 2, 0)))
+
+
 def pad_heads(weights: BertWeights, num_heads: int, head_size: int) -> BertWeights:
     """Grows each attention head to `head_size` with zeros: the attention's width becomes num_heads × head_size.
 

@@ -126,7 +126,7 @@ PYBIND11_MODULE(infer_c, module) {
 
     py::class_<Closable>(module, "bert_inf", R"(Runs an engine, one batch at a time; threads each need their own.
 
-With enable_graph, the first batch of a shape warms up, and from the second on a captured CUDA graph is replayed.
+With enable_graph, a captured CUDA graph is replayed from the second batch of a shape on, of a packed engine from the third.
 Arrays are int32 and C-contiguous. Raises ValueError for arguments or an engine file that cannot be used, OSError for a
 file that cannot be read, MemoryError where the GPU's memory does not suffice, RuntimeError where CUDA or TensorRT fails.)")
         .def(py::init([](std::shared_ptr<Engine> engine, std::int64_t batch, std::int64_t length, bool graph) {

@@ -1,8 +1,14 @@
 // Runs an engine, one batch at a time, on a stream of its own: as plain launches or as CUDA graphs.
 //
-// With graphs, the first batch of a shape runs as plain launches, which warms its context up; from the second on, a
-// captured graph is replayed. A graph holds the state of its context, so each has one to itself, and the activations of
-// all lie in the same memory. Without graphs, one context takes every shape in turn.
+// A graph holds the state of its context, so each has one to itself, with memory of its own for the activations: in that of
+// others, contexts of other profiles were seen to spoil what kernels leave there from run to run (docs/benchmarks.md).
+// Without graphs, one context takes every shape in turn.
+//
+// Of a padded engine a graph is captured as soon as the first batch of a shape has run: what NVIDIA's attention plugin
+// knows of a shape its contexts share, and it is right just after a context was given one
+// (https://github.com/NVIDIA/TensorRT/issues/2648). Packed batches tell the plugin their lengths each time, and have any
+// number of shapes: two batches of a shape run as plain launches, and from the third on a captured graph is replayed, so
+// that shapes that come once in a while have no graphs made and dropped all the time.
 #pragma once
 
 #include <algorithm>
@@ -64,7 +70,7 @@ public:
         end_ = make_event();
         host_ = make_pinned_memory(input_bytes_ + logits_bytes_);
         device_ = make_device_memory(input_bytes_ + logits_bytes_, "inputs and outputs");
-        activations_ = make_device_memory(engine_->activation_bytes(), "the network's activations");
+        spare_ = make_device_memory(engine_->activation_bytes(), "the network's activations");
     }
 
     const std::shared_ptr<Engine>& engine() const { return engine_; }
@@ -77,7 +83,7 @@ public:
         check_size(full_shapes(engine_->packed(), batch_size, length_));
         const FullBatch full(engine_->packed(), batch_size, length_);
         std::vector<float> logits(logits_bytes(full.shapes) / sizeof(float));
-        for (int i = 0; i < (graphs_ ? 2 : 1); ++i) {
+        for (int i = 0; i < (graphs_ ? plain_runs() : 1); ++i) {
             run(full.batch(), logits.data());
         }
     }
@@ -85,33 +91,45 @@ public:
     // Runs a batch; writes its logits, as many as the engine's shape of them says.
     void run(const Batch& batch, float* logits) {
         const std::lock_guard lock(mutex_);
-        Slot& slot = stage(batch);
-        issue(slot.whole, slot.warm, [&] {
+        Slot& slot = stage(batch, &Slot::whole);
+        const auto work = [&] {
             upload(slot);
             enqueue(slot);
             download(slot);
-        });
+        };
+        if (graphs_ && slot.runs >= plain_runs()) {
+            replay(slot.whole, work);
+        } else {
+            work();
+        }
         BERT_CUDA(cudaStreamSynchronize(stream_.get()));
-        slot.warm = true;
+        ++slot.runs;
+        if (graphs_ && slot.runs == plain_runs()) {
+            record(slot.whole, work);
+        }
         std::memcpy(logits, host_.get() + input_bytes_, slot.logits_bytes);
     }
 
     // Milliseconds that the engine alone takes for a batch, which lies ready on the GPU when the clock starts.
     float time(const Batch& batch) {
         const std::lock_guard lock(mutex_);
-        Slot& slot = stage(batch);
+        Slot& slot = stage(batch, &Slot::network);
         upload(slot);
-        if (!slot.warm) {
+        if (!slot.runs) {
             enqueue(slot);
+            ++slot.runs;
         }
         BERT_CUDA(cudaStreamSynchronize(stream_.get()));
-        slot.warm = true;
         const auto work = [&] { enqueue(slot); };
         if (graphs_) {
             record(slot.network, work);
         }
         BERT_CUDA(cudaEventRecord(begin_.get(), stream_.get()));
-        issue(slot.network, slot.warm, work);
+        if (graphs_) {
+            replay(slot.network, work);
+        } else {
+            work();
+        }
         BERT_CUDA(cudaEventRecord(end_.get(), stream_.get()));
         BERT_CUDA(cudaEventSynchronize(end_.get()));
         float milliseconds{};
@@ -120,6 +138,9 @@ public:
     }
 
 private:
+    // Of a shape, before its graph is captured.
+    int plain_runs() const { return engine_->packed() ? 2 : 1; }
+
     // Where the inputs of a batch lie: one behind the other, so that a single copy takes them all.
     struct Places {
         explicit Places(const Shapes& shapes) {
@@ -135,14 +156,22 @@ private:
         std::size_t bytes = 0;
     };
 
+    // A context and the memory that it works in, which outlives it.
+    struct Runner {
+        DeviceMemory activations;
+        Context context;
+
+        explicit operator bool() const { return context != nullptr; }
+    };
+
     // What runs batches of one shape.
     struct Slot {
         Shapes shapes;
         int profile;
-        Context context;
+        Runner runner;
         Places inputs;
         std::size_t logits_bytes;
-        bool warm = false;
+        std::int64_t runs = 0;
         GraphExec whole{}, network{};  // the network with the copies around it, and alone
     };
 
@@ -161,12 +190,16 @@ private:
         }
     }
 
-    // Copies a batch to where the GPU reads it; gives what runs it.
-    Slot& stage(const Batch& batch) {
+    // Copies a batch to where the GPU reads it; gives what runs it, with a graph of that kind, where it has any.
+    Slot& stage(const Batch& batch, GraphExec Slot::*graph) {
         Logger::forget();
         check(batch);
         const Shapes shapes = shapes_of(batch);
         auto slot = std::find_if(slots_.begin(), slots_.end(), [&](const Slot& other) { return other.shapes == shapes; });
+        if (slot != slots_.end() && graphs_ && !engine_->packed() && !((*slot).*graph)) {
+            spare_ = std::move(release(slot).activations);  // it is too late to capture one
+            slot = slots_.end();
+        }
         if (slot == slots_.end()) {
             check_size(shapes);
             slots_.push_front(make_slot(shapes));
@@ -183,8 +216,8 @@ private:
     Slot make_slot(const Shapes& shapes) {
         const std::lock_guard lock(preparation());
         for (const int profile : fitting(engine_->profiles(), shapes)) {
-            if (Context context = take_context(profile)) {
-                Slot slot{shapes, profile, std::move(context), Places(shapes), logits_bytes(shapes)};
+            if (Runner runner = take_runner(profile)) {
+                Slot slot{shapes, profile, std::move(runner), Places(shapes), logits_bytes(shapes)};
                 bind(slot);
                 return slot;
             }
@@ -195,19 +228,20 @@ private:
 
     // A context in a profile: a new one while there is room, else that of the least recently used shape. None where all
     // contexts that hold the profile belong to others: TensorRT 8 gives it to one only, unless the engine says otherwise.
-    Context take_context(int profile) {
+    Runner take_runner(int profile) {
         const auto holder = std::find_if(slots_.begin(), slots_.end(), [&](const Slot& slot) { return slot.profile == profile; });
         if (!sharing_ && holder != slots_.end()) {
             return release(holder);
         }
-        Context context = room() ? engine_->make_context(activations_.get()) : release(std::prev(slots_.end()));
-        const bool selected = select(*context, profile);
+        Runner runner = room() ? make_runner() : release(std::prev(slots_.end()));
+        const bool selected = select(*runner.context, profile);
         Logger::forget();  // a profile that is taken is no failure
         if (selected) {
-            return context;
+            return runner;
         }
+        spare_ = std::move(runner.activations);
         if (holder == slots_.end()) {
-            return nullptr;
+            return {};
         }
         sharing_ = false;
         return release(holder);
@@ -218,13 +252,23 @@ private:
         if (slots_.empty()) {
             check_memory(reserve, "an execution context and its kernels");
         }
-        return slots_.empty() || (slots_.size() < slots_at_most_ && memory_info().free >= reserve);
+        const std::size_t wanted = reserve + (spare_ ? 0 : engine_->activation_bytes());
+        return slots_.empty() || (slots_.size() < slots_at_most_ && memory_info().free >= wanted);
     }
 
-    Context release(std::list<Slot>::iterator slot) {
-        Context context = std::move(slot->context);
+    Runner make_runner() {
+        DeviceMemory memory = std::move(spare_);
+        if (!memory) {
+            memory = make_device_memory(engine_->activation_bytes(), "the network's activations");
+        }
+        Context context = engine_->make_context(memory.get());
+        return {std::move(memory), std::move(context)};
+    }
+
+    Runner release(std::list<Slot>::iterator slot) {
+        Runner runner = std::move(slot->runner);
         slots_.erase(slot);
-        return context;
+        return runner;
     }
 
     bool select(nvinfer1::IExecutionContext& context, int profile) {
@@ -235,7 +279,7 @@ private:
     }
 
     void bind(const Slot& slot) {
-        nvinfer1::IExecutionContext& context = *slot.context;
+        nvinfer1::IExecutionContext& context = *slot.runner.context;
         for (const std::string& name : input_names(engine_->packed())) {
             const Shape& shape = slot.shapes.at(name);
             nvinfer1::Dims dims{};
@@ -256,7 +300,7 @@ private:
         BERT_CUDA(cudaMemcpyAsync(device_.get(), host_.get(), slot.inputs.bytes, cudaMemcpyHostToDevice, stream_.get()));
     }
 
-    void enqueue(const Slot& slot) { BERT_TRT(slot.context->enqueueV3(stream_.get())); }
+    void enqueue(const Slot& slot) { BERT_TRT(slot.runner.context->enqueueV3(stream_.get())); }
 
     void download(const Slot& slot) {
         std::byte* const to = host_.get() + input_bytes_;
@@ -264,12 +308,8 @@ private:
         BERT_CUDA(cudaMemcpyAsync(to, from, slot.logits_bytes, cudaMemcpyDeviceToHost, stream_.get()));
     }
 
-    // Sends work to the stream: as it is, or as a graph where graphs are wanted and all is warm.
     template <class Work>
-    void issue(GraphExec& graph, bool warm, const Work& work) {
-        if (!graphs_ || !warm) {
-            return work();
-        }
+    void replay(GraphExec& graph, const Work& work) {
         record(graph, work);
         BERT_CUDA(cudaGraphLaunch(graph.get(), stream_.get()));
     }
@@ -294,7 +334,7 @@ private:
     Stream stream_;
     Event begin_, end_;
     PinnedMemory host_;  // the inputs, then the logits; on the GPU likewise
-    DeviceMemory device_, activations_;
+    DeviceMemory device_, spare_;  // the latter for the next context's activations, if any
     std::list<Slot> slots_;  // the most recently used first
 };
 

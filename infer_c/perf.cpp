@@ -194,8 +194,10 @@ public:
                 throw std::invalid_argument(refusal());
             }
             stream_ = standard_ != -1 || !S_ISREG(found.st_mode);
-            target_ = std::filesystem::canonical(path_).string();
             mode_ = found.st_mode & 07777;
+            if (!stream_) {
+                target_ = std::filesystem::canonical(path_).string();
+            }
         }
         if (!stream_) {
             const std::lock_guard lock(temporary.mutex);

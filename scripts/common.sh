@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Sourced by the scripts that only run other programs: goes to the project's folder; --help, --dry-run, errors.
+# Sourced by the scripts that only run other programs: goes to the project's folder; --help, --dry-run, errors, what is
+# half there.
 #
 #   . "$(dirname "$0")/common.sh"
 set -euo pipefail
@@ -26,6 +27,45 @@ run() {
   else
     "$@"
   fi
+}
+
+# What is fetched is made in the folder $part, whose name nobody else has, and moved to its place when it is whole. The
+# folder goes when the script ends, whatever ends it.
+part='' child=''
+make_part() { # PLACE
+  if [[ $dry_run ]]; then
+    part=$1.part
+    run mkdir -p "$part"
+    return
+  fi
+  trap 'exit 129' HUP
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  trap remove_part EXIT
+  mkdir -p "$(dirname "$1")"
+  part=$(mktemp -d "$(dirname "$1")/.part.XXXXXXXX")
+}
+
+remove_part() {
+  if [[ $child ]]; then
+    kill "$child" || true
+    wait "$child" || true
+  fi
+  rm -rf "$part"
+}
+
+# As run, but a signal need not wait for the program.
+fetch() {
+  local code=0
+  if [[ $dry_run ]]; then
+    run "$@"
+    return
+  fi
+  "$@" &
+  child=$!
+  wait "$child" || code=$?
+  child=
+  return $code
 }
 
 # choose VARIABLE WORD: one word of several that exclude each other.

@@ -4,17 +4,24 @@
 
 from __future__ import annotations
 
-import math
+import os
 import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from helpers.commands import process  # which ends what Ctrl-C meets from here on
+
+# isort: split
+import math
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from helpers.commands import cli, report
-from helpers.errors import InputError
+from helpers.commands import report
+from helpers.errors import InputError, printable
 
 
 def main(argv: list[str]) -> None:
+    from helpers.commands import cli
+
     parser = cli.Parser(__doc__)
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="JSON files; ratios are to the first one")
     parser.add_argument(
@@ -26,7 +33,6 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if len(args.files) < 2 or len(set(args.files)) < len(args.files):
         parser.error("give two or more different files")
-    report.check_available()
 
     names = [str(path) for path in args.files]
     first, *others = files = report.aligned({path: report.read(path) for path in args.files})
@@ -48,16 +54,16 @@ def main(argv: list[str]) -> None:
             line += [f"{other[cell]:.3f}", f"{slowdown:.3f}{' !' * too_slow}"] if cell in other else ["–", "–"]
         lines.append(line)
     header = ["median (ms)", names[0], *(text for name in names[1:] for text in (name, "ratio"))]
-    print(report.table(header, lines, numbers_from=1), end="")
+    print(printable(report.table(header, lines, numbers_from=1)), end="")
     for name, file in zip(names, files):
         alone = [report.in_words(cell) for cell in file if sum(cell in each for each in files) == 1]
         if alone:
-            print(f"Only in {name}: {', '.join(alone)}")
+            print(printable(f"Only in {name}: {', '.join(alone)}"))
     if slower:
         sys.stdout.flush()
-        print(f"error: slower than --max-slowdown {args.max_slowdown:g}: {'; '.join(slower)}", file=sys.stderr)
+        process.complain("error", f"slower than --max-slowdown {args.max_slowdown:g}: {'; '.join(slower)}")
         raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    process.main(main)

@@ -8,13 +8,17 @@ process's CPU seconds, less those of the same process with a file of one questio
 
 from __future__ import annotations
 
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from helpers.commands import process  # which ends what Ctrl-C meets from here on
+
+# isort: split
 import argparse
 import json
-import os
 import resource
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -23,12 +27,10 @@ from statistics import median
 from typing import Any, Callable, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from helpers import backends  # noqa: E402
-from helpers.commands import cli, report  # noqa: E402
+# What takes time to import, functions do.
+from helpers import files, reading  # noqa: E402
+from helpers.commands import bars, children, report  # noqa: E402
 from helpers.errors import InputError  # noqa: E402
-from helpers.files import check_writable, write_json  # noqa: E402
 
 PACKAGES = ("torch", "transformers", "ctranslate2", "optimum.onnxruntime", "onnxruntime")
 INSTALL = "pip install torch==2.13.0 && pip install ctranslate2 transformers 'optimum[onnxruntime]'"
@@ -55,7 +57,18 @@ class Contestant(NamedTuple):
     command: tuple[str, ...]
 
 
+class Record(NamedTuple):
+    """What was seen of a contestant so far, a number a run: CPU seconds, those of the network; and its answers by id."""
+
+    seconds: list[float]
+    network: list[float]
+    answers: dict[str, str]
+
+
 def main(argv: list[str]) -> None:
+    from helpers.commands import cli
+    from helpers.request import of_model
+
     parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("-pt", "--checkpoint", type=Path, default=ROOT / "models/minilm-l6-squad", help="Hugging Face folder")
@@ -68,47 +81,75 @@ def main(argv: list[str]) -> None:
     add("--peers-python", default=sys.executable, help="the Python that has the peers' packages")
     add("--json", type=Path, help="write all figures there")
     args = parser.parse_args(argv)
-    report.check_available()
     if args.json:
-        check_writable(args.json, args.squad_json)
+        models = (path for folder in (args.checkpoint, args.int8_checkpoint) if folder for path in of_model(folder))
+        files.check_outputs([args.json], [args.squad_json, *models], streams=True)
     versions = check_packages(args.peers_python)
     sizes, precisions = sorted(set(args.batch_size or [1, 8])), args.precision or PRECISIONS
 
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with children.temporary_folder() as folder:
         one, many = (first_questions(args.squad_json, count, folder / f"{count}.json") for count in (1, args.questions))
-        contestants = list(build(args, folder, sizes, precisions))
-        seconds: dict[Contestant, list[float]] = {contestant: [] for contestant in contestants}
-        network: dict[Contestant, list[float]] = {contestant: [] for contestant in contestants}
-        answers: dict[Contestant, dict[str, str]] = {}
-        for number in range(1, args.runs + 1):
-            for contestant in contestants:
-                print(f"run {number}/{args.runs}: {in_words(contestant)}", file=sys.stderr, flush=True)
-                out = folder / "predictions.json"
-                start_up, _ = spend([*contestant.command, one, out])
-                total, printed = spend([*contestant.command, many, out])
-                seconds[contestant].append(total - start_up)
-                network[contestant] += [float(line.split()[1]) for line in printed.splitlines() if line.startswith("network ")]
-                answers[contestant] = json.loads(out.read_text(encoding="utf-8"))
-
-    rows, figures = [], []
-    for contestant in contestants:
-        reference = answers[next(c for c in contestants if c.precision == contestant.precision)]
-        same = sum(text == reference[key] for key, text in answers[contestant].items())
-        middle, runs, net = median(seconds[contestant]), seconds[contestant], network[contestant]
-        cells = [f"{middle:.2f}", " ".join(f"{run:.2f}" for run in runs), f"{median(net):.2f}" if net else "–", str(same)]
-        rows.append([contestant.precision, contestant.name, str(contestant.batch_size), *cells])
-        figures.append({**contestant._asdict(), "command": None, "seconds": runs, "network_seconds": net, "same_answers": same})
+        with bars.bar("Making the contestants", "model", leave=True) as shown:
+            records = {contestant: Record([], [], {}) for contestant in build(args, folder, sizes, precisions, shown)}
+        with bars.bar("Answering", "run", args.runs * len(records), leave=True) as shown:
+            for _ in range(args.runs):
+                for contestant, record in records.items():
+                    shown.set_description_str(f"Answering: {in_words(contestant)}", refresh=False)
+                    take_turn(contestant, record, one, many, folder / "predictions.json")
+                    shown.n += 1
+                if args.json and not files.is_stream(args.json):
+                    write(args, versions, records)
+    if args.json:
+        write(args, versions, records)
     header = ["precision", "runtime", "batch", "CPU seconds", "runs", "network", f"of {args.questions} as the first"]
+    rows = [cells(contestant, record, same_answers(records, contestant)) for contestant, record in records.items()]
     print(report.table(header, rows, numbers_from=2), end="")
     print(", ".join(versions))
-    if args.json:
-        write_json(args.json, {"versions": versions, "questions": args.questions, "results": figures})
+
+
+def take_turn(contestant: Contestant, record: Record, one: Path, many: Path, out: Path) -> None:
+    """Has a contestant answer all questions once."""
+    start_up, _ = spend([*contestant.command, one, out])
+    total, printed = spend([*contestant.command, many, out])
+    record.seconds.append(total - start_up)
+    record.network.extend(float(line.split()[1]) for line in printed.splitlines() if line.startswith("network "))
+    record.answers.update(reading.read_object(out, ""))
+
+
+def same_answers(records: dict[Contestant, Record], contestant: Contestant) -> int:
+    """How many of its answers are those of the first one of its precision."""
+    reference = next(record for each, record in records.items() if each.precision == contestant.precision)
+    return sum(text == reference.answers[key] for key, text in records[contestant].answers.items())
+
+
+def cells(contestant: Contestant, record: Record, same: int) -> list[str]:
+    """A row of the table."""
+    of_network = f"{median(record.network):.2f}" if record.network else "–"
+    runs = [f"{median(record.seconds):.2f}", " ".join(f"{run:.2f}" for run in record.seconds), of_network]
+    return [contestant.precision, contestant.name, str(contestant.batch_size), *runs, str(same)]
+
+
+def write(args: argparse.Namespace, versions: list[str], records: dict[Contestant, Record]) -> None:
+    """Writes all figures so far."""
+    figures = [
+        {
+            **contestant._asdict(),
+            "command": None,
+            "seconds": record.seconds,
+            "network_seconds": record.network,
+            "same_answers": same_answers(records, contestant),
+        }
+        for contestant, record in records.items()
+    ]
+    files.write_json(args.json, {"versions": versions, "questions": args.questions, "results": figures})
 
 
 def check_packages(python: str) -> list[str]:
     """The peers' versions. Raises InputError where one is missing."""
-    found = subprocess.run([python, "-c", VERSIONS, *PACKAGES], capture_output=True, text=True).stdout.splitlines()
+    try:
+        found = children.run([python, "-c", VERSIONS, *PACKAGES]).stdout.splitlines()
+    except OSError:
+        found = []
     missing = [line for line in found if " " not in line]
     if missing or not found:
         raise InputError(f"{python} has no {', '.join(missing) or 'Python'}", f"{INSTALL}; or name another with --peers-python")
@@ -117,8 +158,11 @@ def check_packages(python: str) -> list[str]:
 
 def first_questions(path: Path, count: int, out: Path) -> Path:
     """Writes the first questions of a SQuAD file as one."""
+    from helpers.qa import squad
+
+    squad.read(path)  # refuses what is no such file
     left, articles = count, []
-    for article in json.loads(path.read_text(encoding="utf-8"))["data"]:
+    for article in reading.read_object(path, "SQuAD file", reading.LARGE)["data"]:
         paragraphs = []
         for paragraph in article["paragraphs"]:
             if left:
@@ -130,11 +174,16 @@ def first_questions(path: Path, count: int, out: Path) -> Path:
     return out
 
 
-def build(args: argparse.Namespace, folder: Path, sizes: Sequence[int], precisions: Sequence[str]) -> Iterator[Contestant]:
-    """Makes every contestant's model, and yields the contestants, those of one precision side by side."""
+def build(
+    args: argparse.Namespace, folder: Path, sizes: Sequence[int], precisions: Sequence[str], shown: Any
+) -> Iterator[Contestant]:
+    """Makes every contestant's model, which a bar counts, and yields the contestants, those of one precision side by side."""
+    from helpers import backends
+
     this = [args.peers_python, __file__, "--peer"]
     for peer in PEERS:
         run([*this, "make", peer, args.checkpoint, folder / peer, *precisions])
+        shown.n += 1
     for precision in precisions:
         int8 = ["--int8", "-j", args.squad_json, "-p", folder / "ranges.json"] if precision == "int8" else []
         # A packed int8 engine takes ranges from the checkpoint, and from nowhere else.
@@ -150,6 +199,7 @@ def build(args: argparse.Namespace, folder: Path, sizes: Sequence[int], precisio
             shape = ["-s", LENGTH, "-b", max(sizes), "--backend", backends.observer().name]
             run([sys.executable, ROOT / builder, "-pt", checkpoint, "-o", engine, *shape, *flags])
             made.append((name, engine))
+            shown.n += 1
         for size in sizes:
             for name, engine in made:
                 command = [sys.executable, ROOT / "inference.py", "-e", engine, "-b", size, "-o"]
@@ -167,13 +217,7 @@ def run(command: Sequence[Any]) -> str:
     """Runs a command on one core; returns what it prints. Ends this script, with its errors, where it fails."""
     core = max(os.sched_getaffinity(0))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    done = subprocess.run(
-        [*map(str, command)],
-        env=environment,
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-        capture_output=True,
-        text=True,
-    )
+    done = children.run(command, env=environment, preexec_fn=lambda: os.sched_setaffinity(0, {core}))
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))} failed: {done.stderr[-1000:]}")
     return done.stdout
@@ -307,4 +351,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--peer"]:
         peer(sys.argv[2:])
     else:
-        cli.main(main)
+        process.main(main)

@@ -89,20 +89,22 @@ show_builder() {
 }
 
 target=models/fine-tuned/${name}_v$version
-part=$target.part
 if find_weights "$target" >/dev/null; then show_builder; exit; fi
-if [[ ! $dry_run ]]; then
-  has ngc || fail "the NGC CLI (ngc) is not on the PATH: get it from https://ngc.nvidia.com/setup/installers/cli"
-  trap 'rm -rf "$part"' EXIT
-fi
-# What an earlier run left half there is of no use: ngc begins anew.
-run rm -rf "$part"
-run mkdir -p "$part"
-run ngc registry model download-version "nvidia/$name:$version" --dest "$part" ||
+[[ $dry_run ]] || has ngc ||
+  fail "the NGC CLI (ngc) is not on the PATH: get it from https://ngc.nvidia.com/setup/installers/cli"
+make_part "$target"
+fetch ngc registry model download-version "nvidia/$name:$version" --dest "$part" ||
   fail "ngc could not download nvidia/$name:$version, for the reason above: is the network there? Does it want 'ngc config set'?"
 [[ $dry_run ]] || find_weights "$part/${name}_v$version" >/dev/null ||
   fail "nvidia/$name:$version did not arrive whole: try again"
-run rm -rf "$target"
-run mv "$part/${name}_v$version" "$target"
+# Another run may have been faster, and none takes its place while it is looked at.
+if [[ ! $dry_run ]] && has flock; then
+  exec 9<models/fine-tuned
+  flock 9
+fi
+if [[ $dry_run ]] || ! find_weights "$target" >/dev/null; then
+  run rm -rf "$target"
+  run mv -T "$part/${name}_v$version" "$target"
+fi
 run rm -rf "$part"
 [[ $dry_run ]] || show_builder

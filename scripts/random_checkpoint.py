@@ -8,30 +8,34 @@ It has the activation ranges that int8 needs, found by running it in float32 on 
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from helpers.checkpoints import megatron, pytorch  # noqa: E402
-from helpers.commands import cli  # noqa: E402
-from helpers.commands.perf import random_batch  # noqa: E402
-from helpers.config import BertConfig  # noqa: E402
-from helpers.files import make_folder  # noqa: E402
-from helpers.quantization import calibration, ranges, sparsity  # noqa: E402
-from helpers.sites import bert_sites  # noqa: E402
-from helpers.weights import random_weights  # noqa: E402
+from helpers.commands import process  # noqa: E402
 
-SIZES = {
-    "base": BertConfig(30522, 768, 12, 12, 3072, 512),
-    "large": BertConfig(30522, 1024, 24, 16, 4096, 512),
-    "mini": BertConfig(30522, 384, 6, 12, 1536, 512),
+SIZES = {  # vocabulary, hidden size, layers, heads, feed-forward, positions
+    "base": (30522, 768, 12, 12, 3072, 512),
+    "large": (30522, 1024, 24, 16, 4096, 512),
+    "mini": (30522, 384, 6, 12, 1536, 512),
 }
 LENGTH = 64  # tokens of the sequence that ranges are found with
 
 
 def main(argv: list[str]) -> None:
+    from dataclasses import replace
+
+    from helpers import files
+    from helpers.checkpoints import megatron, pytorch, writing
+    from helpers.checkpoints.folder import FOLDER_FILES
+    from helpers.commands import cli
+    from helpers.commands.perf import random_batch
+    from helpers.config import BertConfig
+    from helpers.quantization import calibration, ranges, sparsity
+    from helpers.sites import bert_sites
+    from helpers.weights import random_weights
+
     parser = cli.Parser(__doc__)
     parser.add_argument("model", choices=SIZES, help="of Devlin et al., 2018, table 1; mini is as large as the bundled model")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
@@ -39,23 +43,22 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--megatron", action="store_true", help="Megatron residuals and 2:4 sparse matrices, for --pickle: megatron.pkl"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace another model in that folder")
     args = parser.parse_args(argv)
 
-    config, vocab = SIZES[args.model], ROOT / "models/minilm-l6-squad/vocab.txt"
-    make_folder(args.output)
+    config, vocab = BertConfig(*SIZES[args.model]), ROOT / "models/minilm-l6-squad/vocab.txt"
+    name = "megatron.pkl" if args.megatron else FOLDER_FILES[0]
+    writing.check_folder(args.output, writing.contents({name: []}, config, vocab), [vocab], args.overwrite)
     weights = random_weights(config, args.random_seed)
     if args.megatron:
         weights = sparsity.prune(weights)
     sites = bert_sites(config.num_hidden_layers, args.megatron)
     windows = [random_batch([LENGTH], config.vocab_size, args.random_seed)]
     weights = replace(weights, ranges=ranges.to_checkpoint(calibration.calibrate(weights, config, sites, windows), sites))
-    if args.megatron:
-        megatron.save(args.output / "megatron.pkl", weights)
-        pytorch.save_config(args.output, config, vocab)
-    else:
-        pytorch.save(args.output, weights, config, vocab)
+    data = megatron.dumps(weights) if args.megatron else pytorch.dumps(weights, config)
+    files.write_folder(args.output, writing.contents({name: [data]}, config, vocab))
     print(f"Wrote {args.output}")
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    process.main(main)

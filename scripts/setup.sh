@@ -22,11 +22,15 @@ find_python() {
   return 2
 }
 
-install() { .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"; }
+install() {
+  echo "Installing $1 into .venv: $(sed -n 's/^# Takes/it takes/p' "$1")"
+  .venv/bin/python -m pip install --disable-pip-version-check -r "$1"
+}
 
 setup() {
   local python site=() file stamp
-  if [[ ! -x .venv/bin/python ]]; then
+  # One that an interrupted run left has no pip.
+  if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     python=$(find_python)
     # A container with TensorRT has it in the system's packages.
     if has_gpu && "$python" -c 'import tensorrt' 2>/dev/null; then site=(--system-site-packages); fi
@@ -36,14 +40,12 @@ setup() {
   for file in "$@"; do
     stamp=.venv/installed-$file
     if ! cmp -s "$file" "$stamp"; then
-      echo "Installing $file"
-      install -r "$file"
+      install "$file"
       cp "$file" "$stamp"
     fi
   done
   if has_gpu && ! .venv/bin/python -c 'import tensorrt, pycuda' 2>/dev/null && [[ ! -e .venv/no-tensorrt ]]; then
-    echo "Installing requirements-gpu.txt"
-    if ! install -r requirements-gpu.txt || ! .venv/bin/python -c 'import tensorrt, pycuda' 2>/dev/null; then
+    if ! install requirements-gpu.txt || ! .venv/bin/python -c 'import tensorrt, pycuda' 2>/dev/null; then
       echo "warning: TensorRT or PyCUDA cannot be installed here: ONNX Runtime on the CPU does the work" >&2
       touch .venv/no-tensorrt
     fi

@@ -7,15 +7,19 @@ With a threshold, the script also says whether F1 reaches it, and fails if not.
 
 from __future__ import annotations
 
-import json
+import os
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from helpers.commands import process  # which ends what Ctrl-C meets from here on
+
+# isort: split
+import json
 
 import metrics
 
-from helpers.commands import process
+from helpers.commands.arguments import finite
 from helpers.errors import InputError
 
 
@@ -47,15 +51,15 @@ def main(argv: list[str]) -> None:
         InputError: a file cannot be evaluated.
         SystemExit: with status 1, if there is a threshold and F1 is below it.
     """
-    parser = metrics.Parser("Score answers on SQuAD 1.1 by exact match and F1.")
+    parser = metrics.parser("Score answers on SQuAD 1.1 by exact match and F1.")
     parser.add_argument(
         "f1_threshold",
         metavar="F1_THRESHOLD",
         nargs="?",
-        type=metrics.finite_number,
+        type=finite,
         help="least F1, in percent, that passes; below it the exit status is 1",
     )
-    arguments = parser.parse(argv)
+    arguments = metrics.parse(parser, argv)
     questions = metrics.read_questions(arguments.dataset)
     for question, truths in questions:
         if not truths:

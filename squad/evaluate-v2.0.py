@@ -8,15 +8,20 @@ arXiv:1606.05250).
 
 from __future__ import annotations
 
+import os
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from helpers.commands import process  # which ends what Ctrl-C meets from here on
+
+# isort: split
+from pathlib import Path
 
 import metrics
 
 from helpers import files
-from helpers.commands import process
+from helpers.commands.arguments import finite
 from helpers.errors import InputError
 
 
@@ -130,7 +135,7 @@ def main(argv: list[str]) -> None:
     Raises:
         InputError: a file cannot be evaluated or written.
     """
-    parser = metrics.Parser("Score answers on SQuAD 2.0, where some questions have no answer.")
+    parser = metrics.parser("Score answers on SQuAD 2.0, where some questions have no answer.")
     parser.add_argument(
         "-n",
         "--na-prob-file",
@@ -142,12 +147,12 @@ def main(argv: list[str]) -> None:
         "-t",
         "--na-prob-thresh",
         metavar="NUMBER",
-        type=metrics.finite_number,
+        type=finite,
         default=1.0,
         help="a no-answer probability above it counts as the prediction of no answer (default: %(default)s)",
     )
     parser.add_argument("-o", "--out-file", metavar="FILE", type=Path, help="write the scores here instead of printing them")
-    arguments = parser.parse(argv)
+    arguments = metrics.parse(parser, argv)
     if arguments.out_file is not None:
         inputs = arguments.dataset, arguments.predictions, arguments.na_prob_file
         files.check_outputs([arguments.out_file], inputs, streams=True)

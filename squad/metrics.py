@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import string
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, NoReturn
+from typing import Any, Callable
 
-from helpers import __version__, reading
+from helpers import reading
+from helpers.commands.arguments import Parser
 from helpers.commands.process import complain
 from helpers.errors import InputError
 from helpers.qa import squad
@@ -161,63 +161,36 @@ def _name(value: Any) -> str:
 # The command line
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line, and which knows the arguments of both evaluations.
+def parser(description: str) -> Parser:
+    """Make a parser of the arguments that both evaluations take.
 
     Args:
         description: what the script does, for its help.
-    """
-
-    def __init__(self, description: str) -> None:
-        super().__init__(description=description)
-        self.add_argument("dataset", metavar="DATASET", type=Path, help="JSON file of the questions and their annotated answers")
-        self.add_argument("predictions", metavar="PREDICTIONS", type=Path, help="JSON file of question ids and predicted answers")
-        self.add_argument("--version", action="version", version=__version__)
-        self.add_argument("-v", "--verbose", action="store_true", help="show where in the code an error arose")
-
-    def parse(self, argv: list[str]) -> argparse.Namespace:
-        """Parse the arguments of a script that `helpers.commands.process.main` runs.
-
-        Args:
-            argv: the arguments.
-
-        Returns:
-            Their values.
-        """
-        arguments = self.parse_args(argv)
-        if arguments.verbose:
-            argv.append("--verbose")  # by its whole name, which `process.main` looks for
-        return arguments
-
-    def error(self, message: str) -> NoReturn:
-        """Leave with status 2 and one line.
-
-        Args:
-            message: what is wrong with the arguments.
-        """
-        complain("error", message)
-        raise SystemExit(2)
-
-
-def finite_number(text: str) -> float:
-    """Convert an argument to a number, for `type=` of an argument parser.
-
-    Args:
-        text: the argument.
 
     Returns:
-        The number.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none, infinite or NaN (which no comparison would ever fail).
+        The parser, to which further arguments can be added.
     """
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"must be a finite number, found {text!r}")
-    return number
+    made = Parser(description)
+    made.add_argument("dataset", metavar="DATASET", type=Path, help="JSON file of the questions and their annotated answers")
+    made.add_argument("predictions", metavar="PREDICTIONS", type=Path, help="JSON file of question ids and predicted answers")
+    made.add_argument("-v", dest="verbose", action="store_true", help="the same as --verbose")
+    return made
+
+
+def parse(made: Parser, argv: list[str]) -> argparse.Namespace:
+    """Parse the arguments of a script that `helpers.commands.process.main` runs.
+
+    Args:
+        made: by `parser`.
+        argv: the arguments.
+
+    Returns:
+        Their values.
+    """
+    arguments = made.parse_args(argv)
+    if arguments.verbose:
+        argv.append("--verbose")  # by its whole name, which `process.main` looks for
+    return arguments
 
 
 def warn_of_unanswered(questions: Questions, predictions: dict[str, str]) -> None:

@@ -37,7 +37,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 def tensors_of(arrays: Arrays, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
     """Tensors of their own type, or floats as `dtype`."""
-    tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+    tensors = {name: torch.as_tensor(array) for name, array in arrays.items()}
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 

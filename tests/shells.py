@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.running import PATIENCE
 
 
 def add_tool(tools: Path, name: str, text: str | None = None) -> None:
@@ -33,3 +38,29 @@ def run(
 def refused(done: subprocess.CompletedProcess[str], code: int, says: str) -> None:
     """The script failed with this code, and its last word is this error."""
     assert (done.returncode, done.stderr.splitlines()[-1]) == (code, f"error: {says}")
+
+
+# Processes that a script starts
+
+
+def child_of(process: subprocess.Popen[Any]) -> str:
+    """The number of a process that a script's main thread has started, once there is one."""
+    end, listed = time.monotonic() + PATIENCE, Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not (found := listed.read_text().split()):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.02)
+    return found[0]
+
+
+def is_alive(pid: str) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    return False
+
+
+def wait_for_end(*pids: str) -> None:
+    """Of processes that were killed, which take a moment."""
+    end = time.monotonic() + PATIENCE
+    while any(map(is_alive, pids)):
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any, Callable
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from helpers.commands.cli import FLAGS
+from helpers.commands.flags import FLAGS
 from helpers.config import (
     ACTIVATIONS,
     QUESTION_ANSWERING,
@@ -18,6 +19,7 @@ from helpers.config import (
     TASKS,
     TOKEN_CLASSIFICATION,
     BertConfig,
+    check_heads,
     find_config,
 )
 from helpers.errors import InputError
@@ -100,11 +102,91 @@ def test_defaults(tmp_path: Path) -> None:
 
 
 def test_bert_config_comes_before_config(tmp_path: Path) -> None:
-    write(tmp_path, {**GOOGLE, "num_hidden_layers": 3})
-    assert BertConfig.load(tmp_path).num_hidden_layers == 3
-    write(tmp_path, {**GOOGLE, "num_hidden_layers": 4}, "bert_config.json")
-    assert BertConfig.load(tmp_path).num_hidden_layers == 4
+    """What only one of them says, and what is nothing to us, may differ."""
+    write(tmp_path, {**GOOGLE, "layer_norm_eps": 1e-5, "initializer_range": 7})
+    assert BertConfig.load(tmp_path).layer_norm_eps == 1e-5
+    write(tmp_path, GOOGLE, "bert_config.json")
+    assert BertConfig.load(tmp_path).layer_norm_eps == 1e-12
     assert find_config(tmp_path) == tmp_path / "bert_config.json"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"num_attention_heads": 8}, "num_attention_heads is 16 and 8"),
+        ({"hidden_act": "relu", "hidden_size": 512}, "hidden_size is 1024 and 512, hidden_act is 'gelu' and 'relu'"),
+        (dict.fromkeys(REQUIRED, 1), "vocab_size is 30522 and 1, hidden_size is 1024 and 1, num_hidden_layers is 24 and 1"),
+    ],
+)
+def test_two_configurations_that_differ(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+    """Weights do not show which one is theirs."""
+    first, second = write(tmp_path, GOOGLE, "bert_config.json"), write(tmp_path, {**GOOGLE, **changes})
+    assert message_of(tmp_path) == f"configurations {first} and {second} differ: {told}; remove the one that is not the model's"
+    second.write_text("{")
+    assert message_of(tmp_path).startswith(f"configuration {second} is not JSON: ")
+
+
+@pytest.mark.parametrize("key", [*REQUIRED, "type_vocab_size"])
+@pytest.mark.parametrize("value", [2**31, 10**12, 10**400])
+def test_absurd_sizes(key: str, value: int, tmp_path: Path) -> None:
+    path = write(tmp_path, {**GOOGLE, key: value})
+    kind = "whole number" if key == "type_vocab_size" else "positive whole number"
+    most = "1,000" if key == "num_hidden_layers" else "2,147,483,647"
+    assert message_of(tmp_path) == f"configuration {path}: {key} must be a {kind} up to {most}, not {value!r:.60}"
+
+
+@pytest.mark.parametrize("layers", [1001, 10**6, 10**8])
+def test_more_layers_than_any_model_has(layers: int, tmp_path: Path) -> None:
+    """They are refused before anything is made for each."""
+    path, start = write(tmp_path, {**GOOGLE, "num_hidden_layers": layers}), time.process_time()
+    assert (
+        message_of(tmp_path)
+        == f"configuration {path}: num_hidden_layers must be a positive whole number up to 1,000, not {layers}"
+    )
+    assert time.process_time() - start < 0.1
+    write(tmp_path, {**GOOGLE, "num_hidden_layers": 1000})
+    assert BertConfig.load(tmp_path).num_hidden_layers == 1000
+
+
+@pytest.mark.parametrize(
+    ("key", "fine", "refused"),
+    [
+        ("is_decoder", (False, None), (True, "false", 1)),
+        ("add_cross_attention", (False, None), (True,)),
+        ("is_encoder_decoder", (False,), (True,)),
+        ("pruned_heads", ({}, None), ({"0": [1, 2]}, [1])),
+    ],
+)
+def test_another_network(key: str, fine: tuple[Any, ...], refused: tuple[Any, ...], tmp_path: Path) -> None:
+    for value in fine:
+        write(tmp_path, {**GOOGLE, key: value})
+        assert BertConfig.load(tmp_path).hidden_size == 1024
+    for value in refused:
+        path = write(tmp_path, {**GOOGLE, key: value})
+        assert message_of(tmp_path) == f"configuration {path}: {key} is not supported; take a plain encoder"
+
+
+@pytest.mark.parametrize(("heads", "told"), [(12, 32), (6, 64), (3, 128), (4, 96), (24, 16), (1, 384), (8, 48), (2, 192)])
+def test_a_number_of_heads_that_may_be_wrong(heads: int, told: int) -> None:
+    said: list[str] = []
+    check_heads(small_config(hidden_size=384, num_attention_heads=heads), Path("model"), said.append)
+    if told in (32, 64, 80, 96, 128):
+        assert said == []
+        return
+    assert said == [
+        f"the configuration in model says num_attention_heads {heads}, which makes heads of {told} channels: "
+        "most models have 32, 64, 80, 96 or 128, and weights do not show it"
+    ]
+
+
+def test_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(GOOGLE), encoding="utf-8-sig")
+    assert BertConfig.load(tmp_path).hidden_size == 1024
+
+
+def test_a_key_twice(tmp_path: Path) -> None:
+    path = write(tmp_path, json.dumps(GOOGLE)[:-1] + ', "hidden_size": 512}')
+    assert message_of(tmp_path) == f"configuration {path} is not JSON that can be read: it has 'hidden_size' twice in one object"
 
 
 @pytest.mark.parametrize("missing", [["hidden_size"], ["num_attention_heads", "vocab_size"], REQUIRED], ids=["one", "two", "all"])
@@ -213,7 +295,7 @@ def test_json_nested_too_deeply(tmp_path: Path) -> None:
 
 def test_text_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes('{"größe": 1}'.encode("latin-1"))
-    assert message_of(tmp_path).startswith(f"cannot read configuration {tmp_path / 'config.json'}: 'utf-8' codec can't decode")
+    assert message_of(tmp_path) == f"configuration {tmp_path / 'config.json'} is not UTF-8 text (byte 4)"
 
 
 def test_missing_folder(tmp_path: Path) -> None:

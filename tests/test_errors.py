@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from helpers import backends
-from helpers.commands.cli import FLAGS
+from helpers.commands.flags import FLAGS
 from helpers.errors import InputError, spelled
 from tests.running import ROOT
 

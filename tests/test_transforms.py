@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from helpers.config import BertConfig
-from helpers.transforms import pad_heads, widen
+from helpers.transforms import pad_heads, widen, with_two_segments
 from helpers.weights import BertWeights, Layer, LayerNorm, Linear, random_weights, tensor_shapes
 from tests.batches import difference, ragged, run, session_of, theirs
 from tests.models import SHAPES, random_model, shape_name, small_config, weights_of
@@ -28,6 +28,29 @@ def check_same_logits(config: BertConfig, seed: int, transform: Transform, folde
         batch = ragged(config, 4, length, seed + length)
         assert difference(run(session, batch), theirs(model, batch), batch) <= BOUND
     return weights
+
+
+# One segment
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_a_model_of_one_segment_takes_two(rows: int, tmp_path: Path) -> None:
+    """A text of the second one is a text of the first, where there is no other."""
+    config = small_config(type_vocab_size=rows)
+    model = random_model(config, 8)
+    weights = with_two_segments(weights_of(model))
+    assert (len(weights.embeddings.token_type) if weights.embeddings.token_type is not None else 0) == max(rows, 2)
+    session = session_of(weights, config, tmp_path)
+    batch = ragged(small_config(type_vocab_size=2), 4, 20, 9)
+    assert set(batch.segment_ids.tolist()) == {0, 1}
+    asked = batch._replace(segment_ids=np.minimum(batch.segment_ids, rows - 1))
+    assert difference(run(session, batch), theirs(model, asked), batch) <= BOUND
+
+
+def test_a_model_without_segments() -> None:
+    weights = weights_of(random_model(small_config()))
+    bare = replace(weights, embeddings=replace(weights.embeddings, token_type=None))
+    assert with_two_segments(bare) is bare
 
 
 # Larger heads

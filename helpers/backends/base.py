@@ -11,7 +11,7 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 
 from helpers import checkpoints, families, tokenization
-from helpers.config import BertConfig
+from helpers.config import BertConfig, check_heads
 from helpers.engine_file import Built, Description
 from helpers.errors import InputError
 from helpers.families.base import Family
@@ -23,6 +23,7 @@ from helpers.quantization import calibration, ranges, sparsity
 from helpers.request import BuildRequest
 from helpers.sites import Sites
 from helpers.tokenization import Template, Tokenizer
+from helpers.transforms import with_two_segments
 from helpers.weights import BertWeights
 
 
@@ -184,7 +185,7 @@ class Backend(ABC):
         with progress.clock(f"Reading {request.checkpoint}", least=2.0):
             weights = checkpoints.load(request.source, request.checkpoint, config)
         self.check_weights(weights, config, progress.warn)
-        weights = self.adapt(weights, config, request)
+        weights = self.adapt(with_two_segments(weights), config, request)
         sites = config.family.sites(config, request.megatron)
         found: Mapping[str, float] = {}
         if precision.eight_bit:
@@ -196,6 +197,7 @@ class Backend(ABC):
             progress.say(f"2:4 sparse are {sparse} of the encoder's {len(matrices)} matrices")
             if not sparse:
                 progress.warn("{sparse} has nothing to work on: no matrix of this checkpoint is 2:4 sparse")
+        check_heads(config, request.folder, progress.warn)
         network = Network(config, weights, sites, precision, found)
         with progress.clock(f"Building for {self.name}"):
             compiled = self.compile(network, request, progress)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Callable
+from typing import Callable, TypeVar
 
 import numpy as np
 
 from helpers.config import BertConfig
-from helpers.errors import InputError
+from helpers.errors import InputError, listed
+from helpers.precision import FLOAT32
 from helpers.weights import OUTPUTS, POOLER, BertWeights
+
+T = TypeVar("T")
 
 
 def assemble(
     named: Mapping[str, np.ndarray],
     config: BertConfig,
     path: Path,
-    present: Iterable[str],
+    dtypes: Mapping[str, str],
     spelled: Callable[[str], str] = str,
     ranges: Mapping[str, float] | None = None,
 ) -> BertWeights:
@@ -26,7 +29,7 @@ def assemble(
 
     Args:
         named: arrays of any float dtype under the family's Hugging Face names; further names are ignored.
-        present: all names that the file has, in its own spelling.
+        dtypes: of every tensor that the file has, those of no floats too, by its own spelling.
         spelled: turns a Hugging Face name into the file's own, for messages.
         ranges: quantizer name → absolute maximum.
 
@@ -34,42 +37,61 @@ def assemble(
         InputError: as `check_tensors` and `check_depth`.
     """
     family = config.family
-    named = with_prefix(named, family.prefix)
-    check_depth([*present, *named], config, str(path), spelled)
+    named, dtypes = with_prefix(named, family.prefix), {**with_prefix(dtypes, family.prefix), **dtypes}
+    check_depth([*dtypes, *named], config, str(path), spelled)
     arrays = {name: named[own] for name in family.stored(config) if (own := family.tensor_name(name, config)) in named}
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which check_tensors reports
-        floats = {name: np.asarray(array, np.float32, order="C") for name, array in arrays.items()}
-    check_tensors(floats, config, str(path), spelled)
+    check_tensors(arrays, config, str(path), spelled, dtypes)
+    floats = {name: np.asarray(array, np.float32, order="C") for name, array in arrays.items()}
     # Quantizers go by BERT's names.
     by_name = {re.sub(rf"^{family.prefix}\.encoder\.", "bert.encoder.", name): amax for name, amax in (ranges or {}).items()}
     return BertWeights.from_tensors(family.complete(floats, config), by_name)
 
 
-def with_prefix(named: Mapping[str, np.ndarray], prefix: str) -> Mapping[str, np.ndarray]:
+def with_prefix(named: Mapping[str, T], prefix: str) -> Mapping[str, T]:
     """The tensors under a whole model's names, where they are those of its encoder alone."""
     if any(name.startswith(f"{prefix}.") for name in named):
         return named
-    return {name if name.startswith(HEADS) else f"{prefix}.{name}": array for name, array in named.items()}
+    return {name if name.startswith(HEADS) else f"{prefix}.{name}": value for name, value in named.items()}
 
 
 HEADS = ("qa_outputs.", "classifier.", "pre_classifier.")
 
 
-def check_tensors(named: Mapping[str, np.ndarray], config: BertConfig, source: str, spelled: Callable[[str], str] = str) -> None:
+def check_tensors(
+    named: Mapping[str, np.ndarray],
+    config: BertConfig,
+    source: str,
+    spelled: Callable[[str], str] = str,
+    dtypes: Mapping[str, str] | None = None,
+) -> None:
     """Holds tensors against a configuration.
 
     Args:
         named: arrays under the names of config.family.stored; further names are ignored.
         source: the file, for messages.
         spelled: turns a Hugging Face name into the file's own, for messages.
+        dtypes: of what else is there, by the file's own spelling.
 
     Raises:
-        InputError: names missing tensors, or wrong shapes, or tensors with NaN or infinity.
+        InputError: names tensors that are missing, of no floats or of wrong shapes, that have NaN, infinity or what float32
+            cannot hold, or without which, as they are nothing but zeros, no output depends on the input.
     """
     shapes = config.family.stored(config)
     # Several may be parts of one fused tensor of the file.
     spelling = {name: spelled(config.family.tensor_name(name, config)) for name in shapes}
-    missing = list(dict.fromkeys(spelling[name] for name in shapes if name not in named))
+
+    def those(fits: Callable[[str], bool]) -> list[str]:
+        """The tensors that fit, once each, as the file spells them."""
+        return list(dict.fromkeys(spelling[name] for name in shapes if fits(name)))
+
+    missing = those(lambda name: name not in named)
+    others = {name: (dtypes or {})[name] for name in missing if name in (dtypes or {})}
+    if others:
+        kinds = " and ".join(sorted(set(others.values())))
+        raise InputError(
+            f"{source} holds {kinds} tensors where float weights are wanted: {listed(list(others))}",
+            "give the checkpoint that it was made from",
+        )
     if missing:
         head = {spelling[name] for name in shapes if name.startswith((f"{OUTPUTS}.", f"{POOLER}.", "classifier.", "head."))}
         raise InputError(
@@ -83,15 +105,22 @@ def check_tensors(named: Mapping[str, np.ndarray], config: BertConfig, source: s
     ]
     if wrong:
         raise InputError(f"{source} does not fit its configuration: {listed(wrong, '; ')}")
-    odd = [spelling[name] for name in shapes if not np.isfinite(named[name]).all()]
+    odd = those(lambda name: not np.isfinite(named[name]).all())
     if odd:
         raise InputError(f"{source} holds NaN or infinity in {listed(odd)}")
+    wide = those(lambda name: named[name].dtype.itemsize > 4 and bool((np.abs(named[name]) > FLOAT32.largest).any()))
+    if wide:
+        raise InputError(f"{source} holds numbers that float32 cannot, above {FLOAT32.largest:.2g}, in {listed(wide)}")
+    matrices = {name for name, shape in shapes.items() if len(shape) > 1}
+    vital = [matrices, *({name} for name in matrices if name.endswith(VITAL))]
+    zeros = {name for name in matrices if not named[name].any()}
+    dead = those(lambda name: any(name in group <= zeros for group in vital))
+    if dead:
+        raise InputError(f"{source} holds nothing but zeros in {listed(dead)}", "take another one: it was not written whole")
 
 
-def listed(names: Sequence[str], separator: str = ", ") -> str:
-    """The first three, and how many more there are."""
-    more = len(names) - 3
-    return separator.join([*names[:3], *([f"and {more} more"] if more > 0 else [])])
+# Of whichever family: the words, and what a head ends with
+VITAL = ("word_embeddings.weight", "tok_embeddings.weight", f"{OUTPUTS}.weight", "classifier.weight")
 
 
 def check_depth(present: Iterable[str], config: BertConfig, source: str, spelled: Callable[[str], str] = str) -> None:

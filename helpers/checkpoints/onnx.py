@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from helpers.checkpoints import contents
+from helpers.checkpoints.contents import kind_of
 from helpers.checkpoints.pytorch import from_names
+from helpers.checkpoints.tensors import Tensors
 from helpers.config import BertConfig
 from helpers.errors import InputError
 from helpers.weights import BertWeights
@@ -31,23 +35,45 @@ def load(path: Path, config: BertConfig) -> BertWeights:
 
     if path.is_dir():
         raise InputError(f"ONNX file {path} is a folder", "name the file in it")
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"ONNX file {path} does not exist")
+    kind_of(path, contents.ONNX, contents.UNKNOWN)  # fields may stand in any order
     try:
-        graph = onnx.load(str(path), load_external_data=False).graph
+        graph = onnx.load(str(path), "protobuf", load_external_data=False).graph
         check_plain(graph, path)
-        tensors = {
-            tensor.name: onnx.numpy_helper.to_array(tensor, str(path.parent))
-            for tensor in graph.initializer
-            if type_of(tensor) in FLOATS
-        }
-    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as e:
-        raise InputError(f"{path} is not a whole ONNX file: {e}") from e
-    if not tensors:
-        raise InputError(f"{path} is not a whole ONNX file: it holds no float initializer")
-    tensors = parameters(graph, tensors)
+        floats = [tensor for tensor in graph.initializer if type_of(tensor) in FLOATS]
+        for tensor in floats:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                fetch(tensor, path)
+        arrays = parameters(graph, {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in floats})
+        dtypes = {tensor.name: type_of(tensor).lower() for tensor in graph.initializer}
+        dtypes.update({tensor.values.name: "sparse" for tensor in graph.sparse_initializer})
+        if not all(isinstance(name, str) for name in (*arrays, *dtypes)):
+            raise ValueError("it has a name that is not UTF-8")
+    except (DecodeError, OSError, ValueError, TypeError, OverflowError, MemoryError) as e:
+        raise InputError(f"{path} is not a whole ONNX file: {str(e)[:200]}") from e
+    if not graph.initializer:
+        raise InputError(f"{path} is not a whole ONNX file: it holds no initializer")
     del graph  # which holds all numbers once more
-    return from_names(tensors, config, path)
+    return from_names(Tensors(arrays, {**dict.fromkeys(arrays, "float"), **dtypes}), config, path)
+
+
+def fetch(tensor: Any, path: Path) -> None:
+    """Puts a tensor's numbers into it that are in a file beside the model. Raises ValueError where they are not."""
+    told = {entry.key: entry.value for entry in tensor.external_data}
+    name = told.get("location", "")
+    file = path.parent / name
+    inside = PurePosixPath(name)
+    if inside.is_absolute() or ".." in inside.parts or not os.path.isfile(file):
+        raise ValueError(f"{tensor.name} is in {ascii(name)[:60]}, which is no file beside it")
+    size, offset = file.stat().st_size, int(told.get("offset", 0))
+    length = int(told.get("length", size - offset))
+    if min(offset, length) < 0 or offset + length > size:
+        raise ValueError(f"{tensor.name} is beyond the end of {ascii(name)[:60]}")
+    with open(file, "rb") as data:
+        data.seek(offset)
+        tensor.raw_data = data.read(length)
+    tensor.data_location = tensor.DEFAULT
 
 
 def type_of(tensor: Any) -> str:

@@ -13,6 +13,8 @@ from helpers.config import BertConfig
 from helpers.errors import InputError
 from helpers.weights import BertWeights
 
+FLOATS = ("float16", "float32", "float64", "bfloat16")
+
 
 def file_name(name: str) -> str:
     """The TensorFlow name of a tensor, given its Hugging Face name."""
@@ -47,9 +49,10 @@ def load(path: Path, config: BertConfig) -> BertWeights:
 
     try:
         reader = tensorflow.train.load_checkpoint(str(path))
-        present = reader.get_variable_to_shape_map()
+        dtypes = {name: dtype.name for name, dtype in reader.get_variable_to_dtype_map().items()}
         wanted = [config.family.tensor_name(name, config) for name in config.family.stored(config)]
-        named = {name: read(name) for name in wanted if file_name(name) in present}
+        named = {name: read(name) for name in wanted if dtypes.get(file_name(name)) in FLOATS}
     except (tensorflow.errors.OpError, IndexError, ValueError, RuntimeError) as e:
         raise InputError(f"TensorFlow checkpoint {path} cannot be read: {str(e).splitlines()[0]}") from e
-    return assemble(named, config, path, present, lambda name: file_name(name).replace("/kernel", "/kernel (transposed)"))
+    spelled = {f"{name} (transposed)" if name.endswith("/kernel") else name: dtype for name, dtype in dtypes.items()}
+    return assemble(named, config, path, spelled, lambda name: file_name(name).replace("/kernel", "/kernel (transposed)"))

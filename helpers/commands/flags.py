@@ -22,6 +22,7 @@ FLAGS = {
     "squad_json": "--squad-json",
     "strict": "--strict",
     "task": "--task",
+    "timing_cache": "-tcf",
     "vocab_file": "-v",
     "workspace_mib": "-w",
 }

@@ -5,27 +5,48 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+import math
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
-from helpers import backends, engine_file, files
+from helpers import backends, engine_file, files, reading
 from helpers.backends.base import Session
-from helpers.commands import cli
+from helpers.commands import bars, cli
 from helpers.engine_file import Description
 from helpers.errors import InputError
 from helpers.layouts import Batch, Packed, bounds_of
 from helpers.qa import squad
 from helpers.qa.windows import Options
 from helpers.reader import Reader
+from helpers.request import named
 from helpers.scheduling import schedule
 
 VOCAB_SIZE = 30522  # of BERT's uncased vocabulary, for an engine without a description
 GRAPHS = "extension"  # the runtime that has CUDA graphs
+
+
+class Runs(NamedTuple):
+    """How many runs are enough: `most`, or as many as `seconds` allow, but at least `least`."""
+
+    most: int
+    least: int = 0
+    seconds: float = math.inf
+
+    def expected(self, count: int, seconds: float) -> int:
+        """How many it will be, where so many have taken so long."""
+        if self.seconds == math.inf:
+            return self.most
+        return min(self.most, max(self.least, math.ceil(count * self.seconds / seconds)))
+
+
+# Where the user does not say: a batch takes a millisecond on one machine and a minute on another.
+WARM_UPS, RUNS = Runs(10, 1, 2.0), Runs(200, 3, 10.0)
 
 
 @dataclass(frozen=True)
@@ -34,6 +55,7 @@ class PerfRequest:
 
     Args:
         batch_sizes: none for the engine's largest where `lengths` are given, else for 1.
+        iterations, warm_up_runs: None for RUNS and WARM_UPS, which time bounds.
         runtime: None for the backend's first, or the one that has CUDA graphs where they are wanted.
         lengths: a file of sequence lengths or a SQuAD file; None for sequences that are all full.
         duration: least seconds a batch size.
@@ -44,14 +66,26 @@ class PerfRequest:
     runtime: str | None
     batch_sizes: tuple[int, ...]
     sequence_length: int
-    iterations: int
-    warm_up_runs: int
+    iterations: int | None
+    warm_up_runs: int | None
     duration: float
     random_seed: int
     enable_graph: bool
     lengths: str | None
     end_to_end: bool
     json: Path | None
+
+    @property
+    def lengths_file(self) -> Path | None:
+        if not self.lengths:
+            return None
+        return Path("squad/dev-v1.1.json" if self.lengths == "squad" else self.lengths)
+
+    def inputs(self, description: Description | None) -> Iterator[Path | None]:
+        """The files that are read, and those that the engine was built from."""
+        yield from (self.engine, engine_file.description_path(self.engine), self.lengths_file)
+        if description:
+            yield from named(description.request)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,8 +94,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("-b", "--batch-size", type=cli.positive, action="append", help="batch size; may be repeated (default: 1)")
     add("-s", "--sequence-length", type=cli.positive, default=128, help="tokens of each sequence, or of the longest")
-    add("-i", "--iterations", type=cli.positive, default=200, help="timed runs a batch size")
-    add("-w", "--warm-up-runs", type=cli.not_negative, default=10, help="runs before the clock starts")
+    runs, warm_ups = (f"(default: {n}), or as many as {s:g} s allow, at least {least}" for n, least, s in (RUNS, WARM_UPS))
+    add("-i", "--iterations", type=cli.positive, help=f"timed runs a batch size {runs}")
+    add("-w", "--warm-up-runs", type=cli.not_negative, help=f"runs before the clock starts {warm_ups}")
     add("-d", "--duration", type=cli.at_least(0), default=0.0, help="least seconds a batch size")
     add("-r", "--random-seed", type=cli.not_negative, default=12345, help="seed of the input tokens")
     add("--runtime", choices=backends.RUNTIMES, help="what runs a TensorRT engine (default: pycuda; extension with graphs)")
@@ -96,15 +131,14 @@ def random_batch(lengths: Sequence[int], vocab_size: int, seed: int, segments: i
     return Batch(ids, generator.integers(0, segments, tokens, np.int32), bounds_of(lengths))
 
 
-def read_lengths(name: str, sequence_length: int, session: Session, description: Description | None) -> list[int]:
-    """Lengths of sequences, from a file of whole numbers, or of the windows over a SQuAD file (.json, or `squad`).
+def read_lengths(path: Path, sequence_length: int, session: Session, description: Description | None) -> list[int]:
+    """Lengths of sequences, from a file of whole numbers, or of the windows over a SQuAD file (.json).
 
     Raises:
         InputError: the file cannot be read, or a length is not from 1 to `sequence_length`.
     """
-    path = Path("squad/dev-v1.1.json" if name == "squad" else name)
     if path.suffix == ".json":
-        if not path.exists() and name == "squad":
+        if not path.exists():
             raise InputError(f"{path} does not exist", "fetch it with scripts/download_squad.sh, or name a file of lengths")
         if description is None:
             raise InputError(
@@ -112,12 +146,12 @@ def read_lengths(name: str, sequence_length: int, session: Session, description:
             )
         encoded = Reader(session, description).encode_squad(*squad.read(path), Options(sequence_length))
         return [window.length for window in encoded.windows]
-    try:
-        lengths = [int(word) for word in path.read_text().split()]
-    except OSError as e:
-        raise InputError(f"lengths file {path} cannot be read: {e.strerror}") from e
-    except ValueError as e:
-        raise InputError(f"lengths file {path} must hold whole numbers only: {e}") from e
+    lengths = []
+    for word in reading.read_text(path, "lengths file").split():
+        try:
+            lengths.append(int(word))
+        except ValueError as e:
+            raise InputError(f"lengths file {path} must hold whole numbers only, not {word[:20]!r}") from e
     if not lengths or min(lengths) < 1 or max(lengths) > sequence_length:
         raise InputError(f"lengths file {path} must hold numbers from 1 to {sequence_length}, the sequence length, at least one")
     return lengths
@@ -135,23 +169,46 @@ def end_to_end(session: Session, batch: Batch) -> Callable[[], float]:
     return once
 
 
-def measure(runs: Sequence[Callable[[], Callable[[], float]]], warm_ups: int, iterations: int, duration: float) -> np.ndarray:
-    """Times several batches in turn: `iterations` runs, rounded up to whole rounds, or more for `duration` seconds.
+def measure(
+    runs: Sequence[Callable[[], Callable[[], float]]], what: str, warm_ups: Runs, iterations: Runs, duration: float
+) -> np.ndarray:
+    """Times several batches in turn, in whole rounds, until the runs are enough and `duration` seconds have passed.
 
     Args:
         runs: each prepares one batch and returns what runs it and gives milliseconds.
+        what: is timed, for the bar.
 
     Returns:
         Milliseconds, [rounds, len(runs)].
     """
-    ready = runs[0]() if len(runs) == 1 else None  # one batch is copied to the GPU once
-    for prepare in itertools.islice(itertools.cycle(runs), warm_ups):
-        (ready or prepare())()
-    rounds: list[list[float]] = []
-    start = time.monotonic()
-    while len(rounds) * len(runs) < iterations or time.monotonic() - start < duration:
-        rounds.append([(ready or prepare())() for prepare in runs])
-    return np.array(rounds)
+    ready: Callable[[], float] | None = None
+
+    def once(prepare: Callable[[], Callable[[], float]]) -> float:
+        nonlocal ready
+        prepared = ready or prepare()
+        if len(runs) == 1:  # one batch is copied to the GPU once
+            ready = prepared
+        return prepared()
+
+    with bars.bar(f"{what}, warm-up", "run", warm_ups.most) as shown:
+        for _, prepare in zip(steps(warm_ups, 1, 0, shown), itertools.cycle(runs)):
+            once(prepare)
+    with bars.bar(what, "run", iterations.most) as shown:
+        return np.array([[once(prepare) for prepare in runs] for _ in steps(iterations, len(runs), duration, shown)])
+
+
+def steps(wanted: Runs, size: int, duration: float, shown: Any) -> Iterator[None]:
+    """Steps of `size` runs each until these are enough and `duration` seconds have passed; the bar `shown` tells of them."""
+    start, count = time.monotonic(), 0
+    while True:
+        seconds = time.monotonic() - start
+        if count and seconds:
+            shown.n, shown.total = count, max(wanted.expected(count, seconds), math.ceil(count * duration / seconds))
+        enough = count >= wanted.most or (count >= wanted.least and seconds >= wanted.seconds)
+        if enough and seconds >= duration:
+            return
+        yield
+        count += size
 
 
 def summary(times: np.ndarray) -> dict[str, float]:
@@ -168,16 +225,20 @@ def run(request: PerfRequest) -> None:
         InputError: a batch size or the sequence length is not one of the engine's.
     """
     if request.json:
-        lengths_file = Path(request.lengths) if request.lengths else None
-        files.check_writable(request.json, request.engine, engine_file.description_path(request.engine), lengths_file)
+        description = engine_file.read_description(request.engine)
+        files.check_outputs([request.json], request.inputs(description), streams=True)
     runtime_options = {"enable_graph": True} if request.enable_graph else {}
-    session, description = backends.open_engine(request.engine, request.backend, request.runtime, **runtime_options)
+    with cli.elapsed(f"Loading {request.engine}", cli.SLOW):
+        session, description = backends.open_engine(request.engine, request.backend, request.runtime, **runtime_options)
     longest, layout = request.sequence_length, session.layout
     if longest > layout.max_sequence_length:
         raise InputError(
             f"sequence length {longest} is above the engine's, {layout.max_sequence_length}", "lower {sequence_length}"
         )
-    lengths = read_lengths(request.lengths, longest, session, description) if request.lengths else None
+    lengths = None
+    if request.lengths_file:
+        with cli.elapsed(f"Reading {request.lengths_file}", cli.SLOW):
+            lengths = read_lengths(request.lengths_file, longest, session, description)
     vocab_size = description.vocab_size if description else session.vocab_size or VOCAB_SIZE
     segments = 1 + description.template[-1] if description and description.template else 1
     largest = layout.max_batch_size(longest)
@@ -190,8 +251,23 @@ def run(request: PerfRequest) -> None:
         )
 
     print(f"Timing {request.engine} with {session.runtime} on {session.device}" + ", CUDA graphs" * request.enable_graph)
-    rows: list[dict[str, Any]] = []
-    for size in sizes:
+    figures: dict[str, Any] = {
+        "backend": session.backend,
+        "runtime": session.runtime,
+        "version": session.version,
+        "device": session.device,
+        "engine": str(request.engine),
+        "precision": description.precision if description else None,
+        "packed": isinstance(layout, Packed),
+        "lengths": request.lengths,
+        "random_seed": request.random_seed,
+        "enable_graph": request.enable_graph,
+        "end_to_end": request.end_to_end,
+        "results": [],
+    }
+    warm_ups = WARM_UPS if request.warm_up_runs is None else Runs(request.warm_up_runs)
+    iterations = RUNS if request.iterations is None else Runs(request.iterations)
+    for i, size in enumerate(sizes, 1):
         seen = lengths or [longest] * size
         batches = schedule(seen, layout, size if request.batch_sizes else None) if lengths else [list(range(size))]
 
@@ -200,34 +276,27 @@ def run(request: PerfRequest) -> None:
             return end_to_end(session, batch) if request.end_to_end else session.timed(batch)
 
         runs = [functools.partial(prepare, indexes) for indexes in batches]
-        times = measure(runs, request.warm_up_runs, request.iterations, request.duration)
+        times = measure(runs, f"Batch size {size}", warm_ups, iterations, request.duration)
         row = {"batch_size": size, "sequence_length": longest, "iterations": times.size, **summary(times)}
-        print(f"Running {times.size} iterations with Batch Size: {size}, Sequence Length: {longest}")
-        print(f"\tTotal time: {row['total_ms']:.3f} ms")
-        for name, key in (("Average", "average"), ("Median", "median"), ("95th percentile", "p95"), ("99th percentile", "p99")):
-            print(f"\t{name}: {row[f'{key}_ms']:.3f} ms")
         if lengths:
             seconds = float(np.median(times.sum(1))) / 1e3  # of one round over all sequences
             row |= {"sequences": len(seen), "tokens": sum(seen), "batches": len(batches), "round_s": round(seconds, 4)}
             row |= {"tokens_per_s": round(sum(seen) / seconds, 1), "sequences_per_s": round(len(seen) / seconds, 1)}
-            print(f"\t{len(seen)} sequences, {sum(seen)} tokens in {len(batches)} batches: {seconds:.3f} s")
-            print(f"\t{row['tokens_per_s']:.0f} tokens/s, {row['sequences_per_s']:.1f} sequences/s")
-        rows.append(row)
-    if request.json:
-        files.write_json(
-            request.json,
-            {
-                "backend": session.backend,
-                "runtime": session.runtime,
-                "version": session.version,
-                "device": session.device,
-                "engine": str(request.engine),
-                "precision": description.precision if description else None,
-                "packed": isinstance(layout, Packed),
-                "lengths": request.lengths,
-                "random_seed": request.random_seed,
-                "enable_graph": request.enable_graph,
-                "end_to_end": request.end_to_end,
-                "results": rows,
-            },
-        )
+        print_row(row)
+        figures["results"].append(row)
+        # A row that is there is not lost with the next one. What a pipe has got cannot be replaced.
+        if request.json and (i == len(sizes) or not files.is_stream(request.json)):
+            files.write_json(request.json, figures)
+
+
+def print_row(row: dict[str, Any]) -> None:
+    """In the words of NVIDIA's demo."""
+    size, length = row["batch_size"], row["sequence_length"]
+    print(f"Running {row['iterations']} iterations with Batch Size: {size}, Sequence Length: {length}")
+    print(f"\tTotal time: {row['total_ms']:.3f} ms")
+    for name, key in (("Average", "average"), ("Median", "median"), ("95th percentile", "p95"), ("99th percentile", "p99")):
+        print(f"\t{name}: {row[f'{key}_ms']:.3f} ms")
+    if "tokens" in row:
+        print(f"\t{row['sequences']} sequences, {row['tokens']} tokens in {row['batches']} batches: {row['round_s']:.3f} s")
+        print(f"\t{row['tokens_per_s']:.0f} tokens/s, {row['sequences_per_s']:.1f} sequences/s")
+    sys.stdout.flush()  # before the figures, where those go there too

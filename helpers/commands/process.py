@@ -143,6 +143,22 @@ def ended_by_signals() -> Iterator[None]:
         os.close(writer)
 
 
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Signals end the process at once meanwhile, where a library's call keeps Python's lock, which our thread needs.
+
+    To a shell the status is the same, 128 + the signal's number.
+    """
+    before = {number: handler for number in SIGNALS if callable(handler := signal.getsignal(number))}
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Terminal:
     """The state of the terminal that questions are typed at, to be put back."""
 

@@ -6,13 +6,13 @@ A row is what perf.py says of one batch size, with the `model`, `precision` and 
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from helpers import reading
 from helpers.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,12 +35,11 @@ class Cell(NamedTuple):
 
 
 def check_available() -> None:
-    """Raises InputError that says what is missing: Matplotlib or Rich."""
+    """Raises InputError where there is no Matplotlib, which plots need, and nothing else."""
     try:
         import matplotlib  # noqa: F401
-        import rich  # noqa: F401
     except ImportError as e:
-        raise InputError(f"tables and plots need {e.name}: pip install -r requirements-report.txt ({e})") from e
+        raise InputError(f"plots need Matplotlib: pip install -r requirements-report.txt ({e})") from e
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int = 0) -> str:
@@ -137,16 +136,14 @@ def read(path: Path) -> dict[Cell, float]:
     Raises:
         InputError: the file cannot be read, holds something else, or the same cell twice.
     """
+    content = reading.read_json(path, "")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         # A perf script says once what a benchmark, which has several engines, says in every row.
         rows = [{**content, **row} for row in content["results"]]
         found = [(cell_of(row), float(row["median_ms"])) for row in rows]
-    except OSError as e:
-        raise InputError(f"{path} cannot be read: {e.strerror}") from e
     except KeyError as e:
         raise InputError(f"{path} lacks {e}: give a file that perf.py --json or inference_benchmark.py wrote") from e
-    except (ValueError, TypeError, OverflowError, RecursionError) as e:
+    except (ValueError, TypeError, OverflowError) as e:
         raise InputError(f"{path} is not a file that perf.py --json or inference_benchmark.py wrote: {e}") from e
     if not found:
         raise InputError(f"{path} has no results")

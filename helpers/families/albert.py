@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Callable
 
 from helpers.bert import factorised
-from helpers.families.base import Arrays, Family, Shapes, renamer
+from helpers.families.base import Arrays, Family, Shapes, check_whole, renamer
 from helpers.families.electra import narrow_embeddings
 from helpers.families.electra import read as read_embedding_size
 from helpers.sites import factorised_sites
@@ -30,8 +30,7 @@ PARTS = {
 
 def read(config: BertConfig, need: Callable[..., None]) -> BertConfig:
     for name in ("num_hidden_groups", "inner_group_num"):
-        count = config.extra[name]
-        need(type(count) is int and count > 0, f"{name} must be a positive whole number, not {count!r:.60}")
+        check_whole(name, config.extra[name], need)
     # Layers are as many as the groups' turns; each turn runs all of a group's layers.
     groups, layers = config.extra["num_hidden_groups"], config.num_hidden_layers
     need(groups <= layers, f"num_hidden_groups {groups} is above num_hidden_layers {layers}")

@@ -54,6 +54,16 @@ def renamer(
     return tensor_name
 
 
+LARGEST = 2**31 - 1  # of a size, which libraries keep in 32 bits
+
+
+def check_whole(name: str, value: Any, need: Callable[..., None], least: int = 1, most: int = LARGEST) -> None:
+    """Needs a size, or another number of something, to be a whole number."""
+    kind = "positive whole number" if least > 0 else "whole number"
+    bound = f" up to {most:,}" if type(value) is int and value > most else ""
+    need(type(value) is int and least <= value <= most, f"{name} must be a {kind}{bound}, not {value!r:.60}")
+
+
 def as_it_is(value: Any, _: Any = None) -> Any:
     return value
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import numpy as np
 
 from helpers.deberta import KEYS, QUERIES, deberta, span
-from helpers.families.base import Arrays, Family, Shapes, renamer
+from helpers.families.base import LARGEST, Arrays, Family, Shapes, check_whole, renamer
 from helpers.tokenization import bytelevel, sentencepiece
 from helpers.weights import tensor_shapes
 
@@ -43,7 +43,7 @@ def read(config: BertConfig, need: Callable[..., None]) -> BertConfig:
     need(known, f"pos_att_type {kinds!r:.60} is not supported")
     need(isinstance(extra["norm_rel_ebd"], str), f"norm_rel_ebd must be text, not {extra['norm_rel_ebd']!r:.60}")
     for name in ("max_relative_positions", "position_buckets"):
-        need(type(extra[name]) is int, f"{name} must be a whole number, not {extra[name]!r:.60}")
+        check_whole(name, extra[name], need, -LARGEST)
     need(extra["relative_attention"] is True, "a DeBERTa without relative_attention is not supported")
     need(not extra["conv_kernel_size"], "a DeBERTa with a convolution (conv_kernel_size) is not supported")
     need(not extra["talking_head"], "a DeBERTa with talking heads (talking_head) is not supported")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Callable
 
 from helpers.bert import PROJECTION, bert, factorised
-from helpers.families.base import Family, Shapes, renamer
+from helpers.families.base import Family, Shapes, check_whole, renamer
 from helpers.sites import Sites, bert_sites, factorised_sites
 from helpers.tokenization import wordpiece
 from helpers.weights import BertWeights, tensor_shapes
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 
 def read(config: BertConfig, need: Callable[..., None]) -> BertConfig:
-    size = config.extra["embedding_size"]
-    need(type(size) is int and size > 0, f"embedding_size must be a positive whole number, not {size!r:.60}")
+    check_whole("embedding_size", config.extra["embedding_size"], need)
     return config
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from helpers.families.base import Arrays, Family, Shapes
+from helpers.families.base import Arrays, Family, Shapes, check_whole
 from helpers.modernbert import GLOBAL, LOCAL, modernbert
+from helpers.precision import FLOAT32
 from helpers.sites import pre_norm_sites
 from helpers.tokenization import bytelevel
 from helpers.weights import OUTPUTS, POOLER, POOLER_NORM
@@ -45,7 +46,7 @@ def read(config: BertConfig, need: Callable[..., None]) -> BertConfig:
     """Which layers attend to all of a text, and how fast positions turn in each kind: told in an old and a new way."""
     extra, layers = dict(config.extra), config.num_hidden_layers
     for name in ("global_attn_every_n_layers", "local_attention"):
-        need(type(extra[name]) is int and extra[name] > 0, f"{name} must be a positive whole number, not {extra[name]!r:.60}")
+        check_whole(name, extra[name], need)
     kinds = extra["layer_types"] or [LOCAL if i % extra["global_attn_every_n_layers"] else GLOBAL for i in range(layers)]
     known = isinstance(kinds, (list, tuple)) and len(kinds) == layers and all(kind in (LOCAL, GLOBAL) for kind in kinds)
     need(known, f"layer_types must name {LOCAL} or {GLOBAL} for each of {layers} layers")
@@ -57,7 +58,8 @@ def read(config: BertConfig, need: Callable[..., None]) -> BertConfig:
         of_kind = told.get(kind) or {}
         need(of_kind.get("rope_type", "default") == "default", f"rope_type {of_kind.get('rope_type')!r:.60} is not supported")
         theta[kind] = of_kind.get("rope_theta") or extra[name] or extra["global_rope_theta"]
-        need(type(theta[kind]) in (int, float) and theta[kind] > 0, f"{name} must be a positive number, not {theta[kind]!r:.60}")
+        known = type(theta[kind]) in (int, float) and 0 < theta[kind] <= FLOAT32.largest
+        need(known, f"{name} must be a positive number, not {theta[kind]!r:.60}")
     need(not extra["rope_scaling"], "rope_scaling is not supported")
     need(
         extra["classifier_pooling"] in ("cls", "mean"), f"classifier_pooling {extra['classifier_pooling']!r:.60} is not supported"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Callable
 
-from helpers.families.base import Arrays, Family, Shapes, renamer
+from helpers.families.base import Arrays, Family, Shapes, check_whole, renamer
 from helpers.tokenization import bytelevel, sentencepiece
 from helpers.weights import tensor_shapes
 
@@ -26,7 +26,7 @@ def first_position(config: BertConfig) -> int:
 def read(config: BertConfig, need: Callable[..., None]) -> BertConfig:
     """Of the positions, those that tokens can have."""
     padding = config.extra["pad_token_id"]
-    need(type(padding) is int and padding >= 0, f"pad_token_id must be a whole number, not {padding!r:.60}")
+    check_whole("pad_token_id", padding, need, 0)
     positions = config.max_position_embeddings - first_position(config)
     need(positions > 0, f"max_position_embeddings {config.max_position_embeddings} must be above pad_token_id {padding} + 1")
     return replace(config, max_position_embeddings=positions)

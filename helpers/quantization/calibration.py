@@ -8,7 +8,6 @@ for calibration by percentile.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from helpers.progress import Progress
 from helpers.qa import squad
 from helpers.qa.windows import Options, encode
 from helpers.quantization.ranges import quantizers
+from helpers.reading import read_object
 from helpers.request import Calibration
 from helpers.sites import ADDED, Part, Site, Sites
 from helpers.tokenization import Template, Tokenizer
@@ -49,8 +49,10 @@ def find(wanted: Calibration, model: Model, sequence_length: int, progress: Prog
     """The range of each tensor that int8 needs, by its site's name: found before and kept, or found now and kept.
 
     Raises:
-        InputError: there is no text, or too little.
+        InputError: there is no text, or too little; another file is where the cache should be.
     """
+    if wanted.cache:
+        check_cache(wanted.cache)
     if not wanted.squad_json.exists():
         raise InputError(
             f"int8 needs text to calibrate with, but {wanted.squad_json} does not exist",
@@ -120,21 +122,39 @@ def stamp(weights: BertWeights, config: BertConfig, batches: Sequence[Batch]) ->
     return digest.hexdigest()
 
 
-def read_cache(path: Path, expected: str, sites: Sites, warn: Callable[[str], None]) -> dict[str, float] | None:
-    """The ranges in a cache file, or None where there is none, or none of this model and text (with a warning)."""
-    if not path.exists():
+def check_cache(path: Path) -> dict[str, Any] | None:
+    """What a cache file holds, of whatever model; None where there is none yet, or an empty file.
+
+    Raises:
+        InputError: another file is there, which calibration must not replace.
+    """
+    if not path.exists() or (path.is_file() and not path.stat().st_size):
         return None
+    if not path.is_file():
+        raise InputError(f"{path} is not a calibration cache", "name another file")
     try:
-        cache: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found = {str(name): float(amax) for name, amax in cache["ranges"].items()}
-        if cache["stamp"] != expected:
-            reason = "of another model, sequence length or text"
-        elif found.keys() != quantizers(sites).keys() or not all(0 < amax < math.inf for amax in found.values()):
-            reason = "damaged"
-        else:
-            return found
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
-        reason = "not one of this project"
+        cache = read_object(path, "")
+    except InputError as e:
+        raise InputError(f"{path} is not a calibration cache, and would be replaced by one: {e}", "name another file") from e
+    if not (cache.keys() == {"stamp", "ranges"} and isinstance(cache["stamp"], str) and isinstance(cache["ranges"], dict)):
+        raise InputError(f"{path} is not a calibration cache, and would be replaced by one", "name another file")
+    return cache
+
+
+def read_cache(path: Path, expected: str, sites: Sites, warn: Callable[[str], None]) -> dict[str, float] | None:
+    """The ranges in a cache file, or None where there is none, or none of this model and text (with a warning).
+
+    Raises:
+        InputError: as `check_cache`.
+    """
+    cache = check_cache(path)
+    if cache is None:
+        return None
+    found = cache["ranges"]
+    whole = found.keys() == quantizers(sites).keys() and all(type(a) is float and 0 < a < math.inf for a in found.values())
+    if cache["stamp"] == expected and whole:
+        return dict(found)
+    reason = "damaged" if cache["stamp"] == expected else "of another model, sequence length or text"
     warn(f"calibration cache {path} is {reason}: ignored, and replaced after calibration")
     return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from helpers.errors import InputError
+from helpers.errors import InputError, listed
 from helpers.sites import PROJECTED, Sites
 
 
@@ -17,14 +17,14 @@ def from_checkpoint(found: Mapping[str, float], sites: Sites) -> dict[str, float
     """Absolute maximum of each tensor, by its site's name, from a checkpoint's quantizers.
 
     Raises:
-        InputError: lists every quantizer that is missing.
+        InputError: quantizers are missing.
     """
     wanted = quantizers(sites)
     missing = sorted({name for names in wanted.values() for name in names if name not in found})
     if missing:
         raise InputError(
             f"int8 needs {len(missing)} activation ranges that the checkpoint lacks: "
-            + ", ".join(f"{name}._amax" for name in missing)
+            + listed([f"{name}._amax" for name in missing])
         )
     return {tensor: max(found[name] for name in names) for tensor, names in wanted.items()}
 

@@ -10,12 +10,17 @@ from tokenizers import Tokenizer as Pipeline
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
-from helpers.tokenization.folder import Kind
+from helpers.reading import read_object, read_text
+from helpers.tokenization.folder import Kind, check_ids
 from helpers.tokenization.wordpiece import SPECIAL
 
 
 def build(files: Sequence[Path], settings: Mapping[str, Any], special: Mapping[str, str]) -> Pipeline:
-    vocab, merges = BPE.read_file(*map(str, files))
+    vocab = read_object(files[0], "")
+    check_ids(vocab.values())
+    lines = read_text(files[1], "").split("\n")
+    # Of the characters that bytes are written as, none is a space.
+    merges: Any = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     pipeline = Pipeline(BPE(vocab, merges, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False))
     pipeline.pre_tokenizer = ByteLevel(add_prefix_space=bool(settings.get("add_prefix_space")))
     return pipeline

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -13,11 +13,14 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Pipeline
 
 from helpers.errors import InputError
+from helpers.reading import read_object
 from helpers.tokenization.tokenizer import Template, Tokenizer, reading, unspelled
 
 ROLES = ("cls", "sep", "pad", "unk", "mask", "bos", "eos")
 GENERIC = ("", "PreTrainedTokenizer", "TokenizersBackend")  # classes that only read tokenizer.json
 WHOLE = "tokenizer.json"
+MOST_IDS = 1 << 22  # the largest vocabularies have some 1,000,000 tokens
+MOST_GROWTH = 64  # times, of a text
 SWITCHES = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "keep_accents", "split_by_punct", "add_prefix_space")
 
 
@@ -61,7 +64,9 @@ def read(path: Path, kind: Kind, kinds: Mapping[str, Kind]) -> tuple[Tokenizer, 
     if path.is_dir() and not source.is_file():
         whole = False
     if not (folder / WHOLE).is_file() and not whole and name not in kinds and name not in GENERIC:
-        raise InputError(f"{folder}: the tokenizer class {name} is not supported", f"save it as {WHOLE}, or take another model")
+        raise InputError(
+            f"{folder}: the tokenizer class {name:.60} is not supported", f"save it as {WHOLE}, or take another model"
+        )
     if whole:
         pipeline = read_whole(source)
     else:
@@ -92,11 +97,11 @@ def check_size(tokenizer: Tokenizer, rows: int, source: Path | str) -> None:
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """tokenizer_config.json and, over it where that lists no added tokens, special_tokens_map.json; as far as they are there."""
-    settings = read_object(folder / "tokenizer_config.json", optional=True)
+    settings = read_optional(folder / "tokenizer_config.json")
     if "added_tokens_decoder" not in settings:
-        settings.update(read_object(folder / "special_tokens_map.json", optional=True))
+        settings.update(read_optional(folder / "special_tokens_map.json"))
     if not settings.get("tokenizer_class"):
-        settings["tokenizer_class"] = read_object(folder / "config.json", optional=True).get("tokenizer_class") or ""
+        settings["tokenizer_class"] = read_optional(folder / "config.json").get("tokenizer_class") or ""
 
     def expect(name: str, kinds: tuple[type, ...], what: str) -> None:
         if not isinstance(settings.get(name), (*kinds, type(None))):
@@ -114,19 +119,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def read_object(path: Path, optional: bool = False) -> dict[str, Any]:
-    """A file that holds one JSON object; an empty one for an optional file that is not there."""
-    if optional and not path.exists():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise InputError(f"{path} cannot be read: {e.strerror}") from e
-    except (ValueError, RecursionError) as e:
-        raise InputError(f"{path} is not JSON: {e}") from e
-    if not isinstance(values, dict):
-        raise InputError(f"{path} must hold one JSON object, but holds a {type(values).__name__}")
-    return values
+def read_optional(path: Path) -> dict[str, Any]:
+    """A file that holds one JSON object; an empty one where it is not there."""
+    return read_object(path, "") if path.exists() else {}
 
 
 def named_tokens(settings: Mapping[str, Any], folder: Path) -> dict[str, str]:
@@ -149,9 +144,31 @@ def find_files(path: Path, folder: Path, kind: Kind) -> list[Path]:
 
 def read_whole(path: Path) -> Pipeline:
     """A tokenizer.json."""
-    read_object(path)
+    values = read_object(path, "")
     with reading(str(path)):
-        return Pipeline.from_file(str(path))
+        vocab, added = values["model"]["vocab"], values.get("added_tokens") or []
+        if growth(values.get("normalizer")) * growth(values.get("pre_tokenizer")) > MOST_GROWTH:
+            raise ValueError("it makes far more of a text than it has")
+        check_ids([*(vocab.values() if isinstance(vocab, dict) else ()), *(token["id"] for token in added)])
+        return Pipeline.from_str(json.dumps(values))
+
+
+def growth(step: Any) -> float:
+    """How many times as long a step of a tokenizer.json, or a sequence of them, may make a text."""
+    if not isinstance(step, dict):
+        return 1.0
+    longer = 2.0 if step.get("type") == "ByteLevel" else 1.0  # a byte beyond ASCII is written as a letter of two
+    for inner in step.get("normalizers") or step.get("pretokenizers") or ():
+        longer *= growth(inner)
+    written = step.get("content") or step.get("prepend")
+    return longer * (len(written) if isinstance(written, str) and written else 1)
+
+
+def check_ids(ids: Iterable[Any]) -> None:
+    """Raises ValueError where a token has an id for which the library would make room that no machine has."""
+    odd = [i for i in ids if type(i) is not int or not 0 <= i < MOST_IDS]
+    if odd:
+        raise ValueError(f"a token has the id {odd[0]!r:.60}")
 
 
 def add_tokens(pipeline: Pipeline, settings: Mapping[str, Any], folder: Path, special: Mapping[str, str]) -> None:
@@ -174,7 +191,7 @@ def add_tokens(pipeline: Pipeline, settings: Mapping[str, Any], folder: Path, sp
     for i, token in numbered.items():
         found = pipeline.token_to_id(content(token, folder))
         if found != i:
-            raise InputError(f"{folder}: the added token {content(token, folder)!r} has the id {found}, not {i}")
+            raise InputError(f"{folder}: the added token {content(token, folder)!r:.60} has the id {found}, not {i}")
 
 
 def numbered_tokens(settings: Mapping[str, Any], folder: Path) -> dict[int, Any]:
@@ -182,10 +199,11 @@ def numbered_tokens(settings: Mapping[str, Any], folder: Path) -> dict[int, Any]
     if "added_tokens_decoder" in settings:
         pairs = [(token, i) for i, token in (settings["added_tokens_decoder"] or {}).items()]
     else:
-        pairs = [(token, str(i)) for token, i in read_object(folder / "added_tokens.json", optional=True).items()]
+        pairs = [(token, str(i)) for token, i in read_optional(folder / "added_tokens.json").items()]
     for token, i in pairs:
         if not re.fullmatch("[0-9]{1,9}", i):
-            raise InputError(f"{folder}: the added token {content(token, folder)!r} has the id {i:.60}, which is no number")
+            raise InputError(f"{folder}: the added token {content(token, folder)!r:.60} has the id {i:.60}, which is no number")
+    check_ids(int(i) for _, i in pairs)
     return {int(i): token for token, i in pairs}
 
 

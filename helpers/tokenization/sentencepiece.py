@@ -11,6 +11,7 @@ from tokenizers import Tokenizer as Pipeline
 from tokenizers.models import Unigram
 
 from helpers.errors import InputError
+from helpers.reading import read_bytes
 from helpers.tokenization.bytelevel import FAIRSEQ
 from helpers.tokenization.folder import Kind
 from helpers.tokenization.wordpiece import SPECIAL
@@ -50,7 +51,7 @@ def read_model(path: Path) -> Model:
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     model = message_factory.GetMessageClass(pool.FindMessageTypeByName("helpers.Model"))()
-    model.ParseFromString(path.read_bytes())
+    model.ParseFromString(read_bytes(path, ""))
     if not model.pieces:
         raise InputError(f"{path} is not a SentencePiece model: it has no pieces")
     if (model.trainer.model_type or UNIGRAM) != UNIGRAM:

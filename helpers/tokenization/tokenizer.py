@@ -12,6 +12,7 @@ from tokenizers import Tokenizer as Pipeline
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from helpers.errors import InputError
+from helpers.reading import parse_json
 
 # Before the name of a control token, so that no text has it: pre-tokenizers leave no space as it is.
 UNSPELLED = "\0 "
@@ -88,9 +89,9 @@ class Tokenizer:
     def from_json(cls, text: str) -> Tokenizer:
         """The inverse of `to_json`. Raises InputError where `text` is something else."""
         try:
-            values = json.loads(text)
+            values = parse_json(text, "the engine's tokenizer")
             pipeline, control = values["pipeline"], [str(token) for token in values["control"]]
-        except (ValueError, TypeError, KeyError) as e:
+        except (InputError, TypeError, KeyError) as e:
             raise InputError(
                 f"this is no tokenizer that a builder wrote ({type(e).__name__}: {e})", "build the engine again"
             ) from e

@@ -12,6 +12,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from helpers.errors import InputError
+from helpers.reading import read_text
 from helpers.tokenization.folder import Kind
 
 LONGEST_WORD = 100  # characters; a longer word becomes the unknown token, as in BERT's own tokenizer
@@ -37,19 +38,13 @@ def read_vocab(path: Path, special: Sequence[str]) -> dict[str, int]:
     Raises:
         InputError: the file is missing, not UTF-8, repeats a token, or lacks a special one.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as e:
-        raise InputError(f"vocabulary {path} cannot be read: {e.strerror}", "name it with {vocab_file}") from e
-    except UnicodeDecodeError as e:
-        raise InputError(f"vocabulary {path} is not UTF-8 text (byte {e.start})") from e
+    lines = read_text(path, "vocabulary", hint="name it with {vocab_file}").split("\n")
     if lines[-1] == "":
         lines.pop()
     vocab: dict[str, int] = {}
-    for number, line in enumerate(lines):
-        token = line.rstrip("\r")
+    for number, token in enumerate(lines):
         if vocab.setdefault(token, number) != number:
-            raise InputError(f"vocabulary {path} repeats {token!r} in line {number + 1}, first in line {vocab[token] + 1}")
+            raise InputError(f"vocabulary {path} repeats {token!r:.60} in line {number + 1}, first in line {vocab[token] + 1}")
     missing = [token for token in special if token not in vocab]
     if missing:
         raise InputError(f"vocabulary {path} lacks {', '.join(missing)}", "is it the model's WordPiece vocabulary?")

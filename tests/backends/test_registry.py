@@ -225,7 +225,7 @@ def test_a_plan_without_tensorrt(plan: Path, name: str, runtime: str | None) -> 
 
 
 def test_only_its_folder_and_the_registry_name_a_backend() -> None:
-    """Elsewhere no string is one and no module of one is imported, but for packages that a bench compares with."""
+    """Elsewhere no string is one and no module of one is imported, but for what compares with its package, or tests it."""
     named = []
     for path in (*ROOT.glob("*.py"), *ROOT.glob("helpers/**/*.py"), *ROOT.glob("scripts/*.py")):
         inside = path.relative_to(ROOT).as_posix()
@@ -235,4 +235,4 @@ def test_only_its_folder_and_the_registry_name_a_backend() -> None:
             if isinstance(node, (ast.Constant, ast.ImportFrom)):
                 words = str(node.value if isinstance(node, ast.Constant) else node.module)
                 named += [(inside, node.lineno) for name in backends.NAMES if name in words.split(".")]
-    assert {inside for inside, _ in named} <= {"scripts/compare_runtimes.py"}, named
+    assert {inside for inside, _ in named} <= {f"scripts/{name}.py" for name in ("compare_runtimes", "fuzz", "soak")}, named

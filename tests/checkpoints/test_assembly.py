@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.checkpoints.assembly import assemble, check_depth, check_tensors, listed
+from helpers.checkpoints.assembly import assemble, check_depth, check_tensors
 from helpers.config import BertConfig
 from helpers.errors import InputError
 from helpers.weights import BertWeights, random_weights
@@ -20,14 +20,16 @@ Arrays = dict[str, np.ndarray]
 
 
 def assembled(arrays: Arrays, config: BertConfig) -> BertWeights:
-    return assemble(arrays, config, Path("weights"), arrays)
+    return assemble(arrays, config, Path("weights"), dict.fromkeys(arrays, "float32"))
 
 
 def test_assemble() -> None:
     ranges = {"bert.encoder.final_input_quantizer": 4.5}
     wide = {name: array.astype(np.float64, order="F") for name, array in ARRAYS.items()}
     beside = {"bert.pooler.dense.bias": np.full(32, np.nan)}
-    weights = assemble({**wide, **beside}, small_config(), Path("weights"), [*wide, *beside], ranges=ranges)
+    weights = assemble(
+        {**wide, **beside}, small_config(), Path("weights"), dict.fromkeys([*wide, *beside], "float64"), ranges=ranges
+    )
     found = weights.tensors()
     assert set(found) == set(ARRAYS)
     assert all(array.dtype == np.float32 and array.flags["C_CONTIGUOUS"] for array in found.values())
@@ -40,7 +42,7 @@ def test_assemble() -> None:
     ["head.layers.7.weight", "bert.pooler.layer.7.weight", "cls/layer_7/kernel", "bert.encoder.layer.7x.bias"],
 )
 def test_layers_of_other_parts_are_not_counted(beside: str) -> None:
-    weights = assemble(ARRAYS, small_config(), Path("weights"), [*ARRAYS, beside])
+    weights = assemble(ARRAYS, small_config(), Path("weights"), dict.fromkeys([*ARRAYS, beside], "float32"))
     assert len(weights.layers) == 2
 
 
@@ -118,14 +120,6 @@ def test_every_size_is_held_against_the_tensors(size: str, count: int) -> None:
     assert str(caught.value).endswith(f"; and {count - 3} more") == (count > 3)
 
 
-@pytest.mark.parametrize(
-    ("count", "told"), [(1, "0"), (2, "0, 1"), (3, "0, 1, 2"), (4, "0, 1, 2, and 1 more"), (100, "0, 1, 2, and 97 more")]
-)
-def test_listed(count: int, told: str) -> None:
-    assert listed([str(i) for i in range(count)]) == told
-    assert listed([str(i) for i in range(count)], "; ") == told.replace(", ", "; ")
-
-
 def test_check_tensors_names_source_and_spelling() -> None:
     arrays = {**ARRAYS, "bert.pooler.dense.bias": np.array([np.nan])}
     check_tensors(arrays, small_config(), "model.bin")
@@ -163,5 +157,5 @@ def test_ranges_of_another_family_s_names() -> None:
     config = small_config(model_type="ernie", extra={"use_task_id": False})
     arrays = {name.replace("bert.", "ernie.", 1): array for name, array in ARRAYS.items()}
     amax = {"ernie.encoder.final_input_quantizer": 4.5, "ernie.encoder.layer.0.attention.self.query._input_quantizer": 2.0}
-    weights = assemble(arrays, config, Path("weights"), arrays, ranges=amax)
+    weights = assemble(arrays, config, Path("weights"), dict.fromkeys(arrays, "float32"), ranges=amax)
     assert weights.ranges == {name.replace("ernie.", "bert."): value for name, value in amax.items()}

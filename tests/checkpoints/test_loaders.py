@@ -9,6 +9,7 @@ from typing import Any, Callable
 
 import numpy as np
 import pytest
+import torch
 
 from helpers import checkpoints
 from helpers.errors import InputError
@@ -87,6 +88,21 @@ def test_odd_range(kind: Format, value: Any, shown: str, tmp_path: Path) -> None
     assert f"range {name} must be one positive number, found shape {shown}" in message
 
 
+@formats("onnx", "torch", "safetensors")
+@pytest.mark.parametrize(
+    ("value", "fits"), [(1e30, False), (65505, False), (65504, True), (2**-24, True), (5e-8, False), (1e-30, False)]
+)
+def test_ranges_beyond_all_sense(kind: Format, value: float, fits: bool, tmp_path: Path) -> None:
+    """Beyond float16, in which an int8 network's activations are computed too."""
+    name = f"{SELF}.qv_a_input_quantizer"
+    kind.write(tmp_path / "model", {**ARRAYS, f"{name}._amax": np.array(value, np.float32)})
+    if fits:
+        assert kind.load(tmp_path / "model", CONFIG).ranges == {name: value}
+        return
+    says = f"range {name}._amax is {value:.3g}, which is none of float16's numbers, 6e-08 to 65,504; export the checkpoint again"
+    assert says in message_of(kind.load, tmp_path / "model")
+
+
 # Files that do not fit
 
 
@@ -100,11 +116,48 @@ def test_missing_tensors(kind: Format, tmp_path: Path) -> None:
     assert [name.split(" ")[0] for name in listed] == [kind.spelled(name) for name in gone]
 
 
-@formats("torch", "legacy torch", "safetensors", "onnx")
-def test_whole_numbers_are_no_weights(kind: Format, tmp_path: Path) -> None:
-    name = "bert.embeddings.LayerNorm.bias"
-    kind.write(tmp_path / "model", {**ARRAYS, name: np.ones(32, np.int64)})
-    assert message_of(kind.load, tmp_path / "model").endswith(f"lacks 1 of 39 tensors: {name}")
+OTHERS = ("int8", "uint8", "int32", "int64", "bool", "complex64", "float8_e4m3fn")
+
+
+def as_dtype(array: np.ndarray, dtype: str) -> Any:
+    return torch.from_numpy(array).to(torch.float8_e4m3fn) if dtype.startswith("float8") else array.astype(dtype)
+
+
+@formats(*FORMATS)
+@pytest.mark.parametrize("dtype", OTHERS)
+@pytest.mark.parametrize("count", [1, 39])
+def test_tensors_of_no_floats(kind: Format, dtype: str, count: int, tmp_path: Path) -> None:
+    """As a quantized checkpoint has them; at most three are named."""
+    if dtype == "float8_e4m3fn" and kind.source in ("ckpt", "onnx"):
+        return
+    names = list(ARRAYS)[:count]
+    spoilt = {name: as_dtype(ARRAYS[name], dtype) for name in names}
+    kind.write(tmp_path / "model", {**ARRAYS, **spoilt})
+    message = message_of(kind.load, tmp_path / "model")
+    told = ", ".join(kind.spelled(name) for name in names[:3]) + f", and {count - 3} more" * (count > 3)
+    told = rf" holds {dtype.replace('fn', '(fn)?')} tensors where float weights are wanted: {re.escape(told)}; give the"
+    assert re.search(told, message), message
+
+
+@formats("torch", "safetensors", "onnx")
+@pytest.mark.parametrize(
+    "spell", [lambda name: f"module.{name}", lambda name: name.replace("weight", "gamma")], ids=["module", "gamma"]
+)
+def test_two_spellings_of_a_tensor(kind: Format, spell: Callable[[str], str], tmp_path: Path) -> None:
+    """Nobody knows which one is meant, unless they are equal."""
+    name = "bert.encoder.layer.1.output.LayerNorm.weight"
+    kind.write(tmp_path / "model", {**ARRAYS, spell(name): ARRAYS[name].copy()})
+    assert_equal(kind.load(tmp_path / "model", CONFIG), ARRAYS)
+    kind.write(tmp_path / "model", {**ARRAYS, spell(name): ARRAYS[name] * np.float32(1.001)})
+    assert f"model has {name} twice, with different numbers: keep the one" in message_of(kind.load, tmp_path / "model")
+
+
+@formats("torch", "safetensors", "onnx")
+def test_two_spellings_of_a_range(kind: Format, tmp_path: Path) -> None:
+    name = f"{SELF}.qv_a_input_quantizer"
+    ranges = {f"{each}._amax": np.array(value, np.float32) for value, each in ((1, name), (2, respelled(name)))}
+    kind.write(tmp_path / "model", {**ARRAYS, **ranges})
+    assert f" has {name}._amax twice, with different numbers" in message_of(kind.load, tmp_path / "model")
 
 
 @formats(*FORMATS)
@@ -155,10 +208,38 @@ def test_numbers_that_are_not_finite(kind: Format, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-@formats("torch", "safetensors", "onnx")
+@formats("torch", "safetensors", "onnx", "tensorflow")
 def test_float64_beyond_float32(kind: Format, tmp_path: Path) -> None:
-    kind.write(tmp_path / "model", {**ARRAYS, "qa_outputs.bias": np.array([1e39, 0])})
-    assert message_of(kind.load, tmp_path / "model").endswith("holds NaN or infinity in qa_outputs.bias")
+    kind.write(tmp_path / "model", {**ARRAYS, "qa_outputs.bias": np.array([-1e39, 0])})
+    says = f"holds numbers that float32 cannot, above 3.4e+38, in {kind.spelled('qa_outputs.bias')}"
+    assert message_of(kind.load, tmp_path / "model").endswith(says)
+
+
+MATRICES = [name for name, array in ARRAYS.items() if array.ndim == 2]
+
+
+@formats(*FORMATS)
+@pytest.mark.parametrize(
+    ("zero", "named"),
+    [
+        (["bert.embeddings.word_embeddings.weight"], ["bert.embeddings.word_embeddings.weight"]),
+        (["qa_outputs.weight"], ["qa_outputs.weight"]),
+        (MATRICES, MATRICES),
+        ([name for name in ARRAYS if "layer.1" in name or "bias" in name or "position" in name], []),
+    ],
+    ids=["words", "head", "all matrices", "a layer"],
+)
+def test_nothing_but_zeros(kind: Format, zero: list[str], named: list[str], tmp_path: Path) -> None:
+    """A model that says the same whatever it is asked is refused; one with a layer that does nothing is none."""
+    kind.write(tmp_path / "model", {name: array * (name not in zero) for name, array in ARRAYS.items()})
+    if not named:
+        kind.load(tmp_path / "model", CONFIG)
+        return
+    told = ", ".join(map(kind.spelled, named[:3])) + f", and {len(named) - 3} more" * (len(named) > 3)
+    message = message_of(kind.load, tmp_path / "model")
+    assert f"holds nothing but zeros in {told}; take another one" in message.replace(" (transposed)", "").replace(
+        ": take", "; take"
+    )
 
 
 # Files that are missing or damaged
@@ -185,28 +266,21 @@ def test_file_cut_short(kind: Format, tmp_path: Path) -> None:
     whole = path.read_bytes()
     for size in cuts(len(whole)):
         path.write_bytes(whole[:size])
-        assert re.search("is not a (whole|PyTorch)", message_of(kind.load, path)), f"cut to {size} of {len(whole)} bytes"
-
-
-@pytest.mark.parametrize("content", [b"", b"hello", b'{"a": 1}', b"PK\x03\x04", b"\x80\x02.", b"version https://git-lfs"])
-@formats("torch", "onnx")
-def test_file_of_another_kind(content: bytes, kind: Format, tmp_path: Path) -> None:
-    (tmp_path / "model").write_bytes(content)
-    assert re.search("is not a (whole ONNX file|PyTorch state dict)", message_of(kind.load, tmp_path / "model"))
+        says = "is not a (whole|PyTorch)|is empty$|is empty:|is of no format|begins with nothing but zeros"
+        assert re.search(says, message_of(kind.load, path)), f"cut to {size} of {len(whole)} bytes"
 
 
 # Libraries that are not installed
 
 
-@pytest.mark.parametrize(("name", "product"), [("torch", "PyTorch"), ("tensorflow", "TensorFlow")])
-def test_missing_library(name: str, product: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    FORMATS[name].write(tmp_path / "model", ARRAYS)
-    monkeypatch.setitem(sys.modules, name, None)
-    message = message_of(FORMATS[name].load, tmp_path / "model")
-    assert f"needs {product}: pip install -r requirements-convert.txt" in message
+def test_missing_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FORMATS["tensorflow"].write(tmp_path / "model", ARRAYS)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    message = message_of(FORMATS["tensorflow"].load, tmp_path / "model")
+    assert "needs TensorFlow: pip install -r requirements-convert.txt" in message
 
 
-@pytest.mark.parametrize("name", ["safetensors", "onnx"])
+@pytest.mark.parametrize("name", ["torch", "legacy torch", "safetensors", "onnx"])
 def test_no_framework_is_needed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FORMATS[name].write(tmp_path / "model", ARRAYS)
     for module in ("torch", "tensorflow"):

@@ -300,18 +300,56 @@ def test_odd_nodes(nodes: list[onnx.NodeProto], tmp_path: Path) -> None:
     assert " lacks 38 of 39 tensors: " in message_of(loader.load, path)
 
 
+def write_external(path: Path, dims: list[int], **told: Any) -> None:
+    """A tensor that is in a file of its own."""
+    tensor = TensorProto(name="qa_outputs.bias", data_type=TensorProto.FLOAT, dims=dims, data_location=TensorProto.EXTERNAL)
+    for key, value in told.items():
+        tensor.external_data.add(key=key, value=str(value))
+    path.write_bytes(helper.make_model(helper.make_graph([], "bert", [], [], [tensor])).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("dims", "told"),
+    [
+        ([2], {"offset": 9}),
+        ([2], {"offset": 4, "length": 8}),
+        ([2], {"offset": -8, "length": 8}),
+        ([2], {"length": -1}),
+        ([2], {"length": 1 << 62}),
+        ([2], {"offset": 1 << 62}),
+        ([2], {"length": "9" * 5000}),
+        ([2], {"length": "eight"}),
+        ([3], {}),
+        ([1 << 40, 1 << 20], {}),
+    ],
+    ids=str,
+)
+def test_data_that_lies(dims: list[int], told: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    (tmp_path / "data").write_bytes(bytes(8))
+    write_external(path, dims, location="data", **told)
+    assert f"{path} is not a whole ONNX file: " in message_of(loader.load, path)
+    write_external(path, [2], location="data")
+    assert "lacks 38 of 39 tensors" in message_of(loader.load, path)
+
+
+def test_data_by_a_link(tmp_path: Path) -> None:
+    """As huggingface_hub's cache has it."""
+    (tmp_path / "blob").write_bytes(ARRAYS["qa_outputs.bias"].tobytes())
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/data").symlink_to("../blob")
+    write_external(tmp_path / "model/model.onnx", [2], location="data")
+    assert "lacks 38 of 39 tensors" in message_of(loader.load, tmp_path / "model/model.onnx")
+
+
 @pytest.mark.parametrize(
     "location",
-    ["../data", "{folder}/data", "link", "pipe", "absent", ""],
+    ["../data", "{folder}/data", "pipe", "absent", "", "a\0b", "x" * 5000, "model.onnx/data"],
 )
 def test_data_elsewhere(location: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (tmp_path / "data").write_bytes(bytes(8))
-    (folder / "link").symlink_to("../data")
     os.mkfifo(folder / "pipe")
-    tensor = TensorProto(name="qa_outputs.bias", data_type=TensorProto.FLOAT, dims=[2], data_location=TensorProto.EXTERNAL)
-    tensor.external_data.add(key="location", value=location.format(folder=tmp_path))
-    model = helper.make_model(helper.make_graph([], "bert", [], [], [tensor]))
-    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    write_external(folder / "model.onnx", [2], location=location.format(folder=tmp_path))
     assert f"{folder / 'model.onnx'} is not a whole ONNX file: " in message_of(loader.load, folder / "model.onnx")

@@ -101,7 +101,10 @@ def test_the_description_of_an_older_builder(work: Path) -> None:
     [
         ('{"data": [\n{"paragraphs": ]', "bad.json is not JSON: line 2, column 16"),
         (json.dumps(lacking(*PARAGRAPH, "context")), "article 2, paragraph 2 must have 'context'"),
-        (json.dumps(squad_of({"id": "2", "question": "x" * 61})), "question '2' (article 2, paragraph 2, question 1) has 61 tokens"),
+        (
+            json.dumps(squad_of({"id": "2", "question": "x" * 61})),
+            "question '2' (article 2, paragraph 2, question 1) has 61 tokens",
+        ),
     ],
     ids=["malformed", "context", "long question"],
 )

@@ -38,10 +38,10 @@ def work(tmp_path: Path) -> Path:
 
 
 def refused(args: str, folder: Path) -> str:
-    """The one line of a refusal, which a warning of what is not honoured may precede."""
+    """The one line of a refusal, which a warning of what is ignored may precede."""
     before = listing(folder)
     done = run(SCRIPT, on_cpu(args), folder)
-    line = re.sub(r"^warning: [^\n]+ not honoured are [^\n]+\n", "", done.stderr)
+    line = re.sub(r"^warning: [^\n]+ and ignores [^\n]+\n", "", done.stderr)
     assert_refusal(subprocess.CompletedProcess(done.args, done.returncode, done.stdout, line))
     assert listing(folder) == before
     return line
@@ -65,7 +65,7 @@ def test_build_and_ask(work: Path, args: str, precision: str) -> None:
     assert (work / "new.engine").read_bytes() == onnx_blob(weights, CONFIG, [Profile(1, 32)], True, amax, megatron=sums)
 
     answered = succeeds("inference_varseqlen.py", on_cpu("-e new.engine -p 'the cat sat on the mat' -q who"), work)
-    assert re.search(r"^Answer: '.+'\nWith probability: \d+\.\d{3}$", answered, re.M)
+    assert re.search(r"^Answer: '.+'\nWith probability: \d+\.\d{3}%$", answered, re.M)
 
 
 NEEDS = "error: Megatron residuals exist in interleaved int8 alone, of a pickle: add --pickle --interleaved --int8 --fp16\n"
@@ -104,11 +104,11 @@ def test_code_is_not_run(work: Path) -> None:
 
 
 def test_missing_ranges_of_the_sums(work: Path) -> None:
-    """All are listed; and none of them matters where residuals are normalised."""
+    """Some are listed; and none of them matters where residuals are normalised."""
     dump(work / "megatron.pkl", {name: array for name, array in ARRAYS.items() if "add_residual" not in name})
     text = refused(f"{PKL} -i -il --megatron", work)
     assert text.startswith("error: int8 needs 4 activation ranges that the checkpoint lacks: ")
-    assert text.rstrip().split(": ")[2].split(", ") == sorted(f"{name}._amax" for [name] in SUMS.values())
+    assert text.rstrip().split(": ")[2].split(", ") == [*sorted(f"{name}._amax" for [name] in SUMS.values())[:3], "and 1 more"]
     assert succeeds(SCRIPT, on_cpu(f"{PKL} -i -il"), work)
 
 

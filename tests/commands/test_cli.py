@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from helpers import __version__
-from helpers.commands import cli
+from helpers.commands import cli, process
 from helpers.config import TASKS
 from helpers.errors import InputError
 from tests.inputs import Bad, change, cut, half_of
@@ -240,7 +240,7 @@ def test_how_a_command_that_fails_ends(
 
     monkeypatch.setattr(sys, "argv", ["script", "-s", "5"])
     with pytest.raises(SystemExit) as end:
-        cli.main(command)
+        process.main(command)
     assert (end.value.code, *capsys.readouterr()) == (code, "", says)
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import signal
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests import running
 from tests.inputs import PARAGRAPH, SQUAD, lacking, read
-from tests.running import listing, refused, succeeds
+from tests.running import PATIENCE, listing, refused, shell, start, succeeds, wait_for
 from tests.variants import PLAIN, save
 from tests.wordpieces import write_tokenizer
 
@@ -40,28 +43,36 @@ THROUGHPUT = r"\t(\d+) sequences, (\d+) tokens in (\d+) batches: (\d+\.\d{3}) s\
         ("-s 64 -b 0", "argument -b/--batch-size"),
         ("-s 64 -i 0", "argument -i/--iterations"),
         ("-s 64 -d=-1", "argument -d/--duration: must be a number from 0, not '-1'"),
-        ("-s 64 -d nan", "argument -d/--duration: must be a number from 0, not 'nan'"),
+        ("-s 64 -d nan", "argument -d/--duration: must be a finite number, not 'nan'"),
         ("-s 64 -r=-1", "argument -r/--random-seed: must be a whole number from 0, not '-1'"),
         ("-s 64 --json absent/out.json", "output folder absent does not exist"),
         ("-s 64 --json padded.engine", "output padded.engine is read as well, and would be overwritten"),
         ("-s 64 --lengths long.txt --json long.txt", "output long.txt is read as well, and would be overwritten"),
+        ("-s 64 --json padded.engine.json", "output padded.engine.json is read as well, and would be overwritten"),
+        ("-s 64 --lengths squad --json squad/dev-v1.1.json", "output squad/dev-v1.1.json is read as well"),
         ("-s 64 --json passage.txt/out.json", "output folder passage.txt "),
         ("-s 64 --lengths absent.txt", "lengths file absent.txt cannot be read: No such file or directory"),
         ("-s 64 --lengths empty.txt", "lengths file empty.txt must hold numbers from 1 to 64, the sequence length, at least one"),
-        ("-s 64 --lengths passage.txt", "lengths file passage.txt must hold whole numbers only"),
-        ("-s 64 --lengths bytes.txt", "lengths file bytes.txt must hold whole numbers only"),
+        ("-s 64 --lengths passage.txt", "lengths file passage.txt must hold whole numbers only, not 'the'"),
+        ("-s 64 --lengths digits.txt", f"lengths file digits.txt must hold whole numbers only, not '{'9' * 20}'"),
+        ("-s 64 --lengths bytes.txt", "lengths file bytes.txt is not UTF-8 text (byte 2)"),
+        ("-s 64 --lengths /dev/zero", "lengths file /dev/zero is not text: it has a NUL byte"),
         ("-s 64 --lengths zero.txt", "lengths file zero.txt must hold numbers from 1 to 64, the sequence length, at least one"),
         ("-s 64 --lengths long.txt", "lengths file long.txt must hold numbers from 1 to 64, the sequence length, at least one"),
         ("-s 64 --lengths bad.json", "SQuAD file bad.json: article 2, paragraph 2 must have 'context'"),
-        ("-s 64 --lengths squad", "squad/dev-v1.1.json does not exist: fetch it with scripts/download_squad.sh"),
+        ("-s 64 --lengths other.json", "other.json does not exist: fetch it with scripts/download_squad.sh"),
+        ("-s 64 --enable-graph", "onnxruntime, which the runtime extension does not run: use inference.py, or perf.py without"),
     ],
 )
 def test_bad_perf(work: Path, args: str, says: str) -> None:
     (work / "empty.txt").touch()
     (work / "bytes.txt").write_bytes(b"5 \xff")
+    (work / "digits.txt").write_text("5 " + "9" * 5000)
     (work / "zero.txt").write_text("5 0 6")
     (work / "long.txt").write_text("5 65 6")
     (work / "bad.json").write_text(json.dumps(lacking(*PARAGRAPH, "context")))
+    (work / "squad").mkdir()
+    shutil.copy(SQUAD, work / "squad/dev-v1.1.json")
     refused("perf.py", f"-e padded.engine {args}", work, says)
 
 
@@ -80,6 +91,11 @@ def test_bad_perf_of_a_packed_engine(work: Path, args: str, says: str) -> None:
 
 def test_perf_looks_at_its_output_before_the_engine(work: Path) -> None:
     refused("perf.py", "-e absent.engine --json absent/out.json", work, "output folder absent does not exist")
+
+
+def test_perf_does_not_write_over_what_the_engine_was_built_from(small: Path) -> None:
+    for name in ("config.json", "model.safetensors", "vocab.txt"):
+        refused("perf.py", f"-e padded.engine -s 64 --json model/{name}", small, f"output model/{name} is read as well")
 
 
 # Timing
@@ -118,6 +134,40 @@ def test_perf(work: Path, script: str) -> None:
 def test_perf_by_default(minilm: Path) -> None:
     [row] = timed(succeeds("perf.py", "-e padded.engine -i 3", minilm))
     assert row[:3] == [3, 1, 128]
+
+
+def test_perf_by_default_takes_as_many_runs_as_are_quick(work: Path) -> None:
+    [row] = timed(succeeds("perf.py", "-e padded.engine -s 64", work))
+    assert row[:3] == [200, 1, 64]
+
+
+def test_a_bar_shows_what_takes_longer(work: Path) -> None:
+    """Nothing before two seconds; on standard error, where it stays out of what is printed."""
+    done = running.run("perf.py", "-e padded.engine -s 64 -i 1 -w 0 -d 1", work)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = running.run("perf.py", "-e padded.engine -s 64 -b 2 -i 1 -w 0 -d 3", work)
+    assert timed(done.stdout)
+    assert re.search(r"Batch size 2:\s+\d+%\|.*run/s\]", done.stderr)
+
+
+def test_figures_on_standard_output(work: Path) -> None:
+    """As a pipe, to which nothing can be written twice, and after all that is printed."""
+    done = shell("perf.py", "-e padded.engine -s 64 -b 1 -b 2 -i 2 -w 0 --json /dev/stdout", work)
+    printed, brace, figures = done.stdout.partition("{")
+    assert [row[1] for row in timed(printed)] == [1, 2] == [row["batch_size"] for row in json.loads(brace + figures)["results"]]
+
+
+def test_a_row_that_is_timed_is_kept(work: Path) -> None:
+    """Where a signal ends the next one, too."""
+    before = set(listing(work))
+    with start("perf.py", "-e padded.engine -s 64 -b 1 -b 4 -d 2 --json out.json", work) as process:
+        wait_for(work / "out.json", process)
+        process.terminate()
+        stdout, stderr = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, stderr.splitlines()[-1]) == (128 + signal.SIGTERM, b"interrupted by SIGTERM")
+    assert set(listing(work)) == before | {"out.json"}
+    assert [row["batch_size"] for row in read(work / "out.json")["results"]] == [1]
+    assert stdout.count(b"Median") == 1
 
 
 @pytest.mark.parametrize("flag", ["", "--end-to-end"])
@@ -180,6 +230,7 @@ def test_perf_of_an_engine_without_its_description(work: Path, engine: str) -> N
 @pytest.mark.parametrize("name", ["roberta", "mpnet"])
 def test_perf_of_an_engine_for_another_task(name: str, tmp_path: Path) -> None:
     """Of a model that has one segment, or none: tokens of another one would be refused."""
+    pytest.importorskip("torch")
     save(PLAIN[name].model("sequence-classification"), tmp_path)
     write_tokenizer(tmp_path)
     backend = "--backend onnxruntime"

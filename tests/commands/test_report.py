@@ -120,7 +120,9 @@ def test_read_takes_the_measured_files_of_the_project() -> None:
 
 GOOD = perf("float16", {(128, 1): 1})
 BAD: dict[str, tuple[Any, str]] = {
-    "not JSON": ("{", "is not a file that perf.py"),
+    "not JSON": ("{", "is not JSON: line 1, column 2"),
+    "nested": ("[" * 100_000, "is not JSON that can be read: it is nested too deeply"),
+    "digits": ('{"results": ' + "9" * 5000 + "}", "is not JSON that can be read: Exceeds the limit"),
     "a list": ([], "is not a file that perf.py"),
     "no results": ({"precision": "int8"}, "lacks 'results'"),
     "empty": ({**GOOD, "results": []}, "has no results"),
@@ -203,16 +205,25 @@ def test_compare_matches_by_model_where_all_files_name_one(compare: Callable[...
     assert unclear.stderr == "error: A has several models, and another file does not say which one is its own\n"
 
 
+def test_compare_prints_no_escapes(compare: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """Of a file from elsewhere, which a terminal would obey."""
+    rows = [row("int8", 128, size, 1, "\x1b[2Jbase") for size in (1, 2)]
+    done = compare("--max-slowdown", "1", A={"results": rows}, B={"results": [{**rows[0], "median_ms": 2}]})
+    assert done.returncode == 1
+    for text in (done.stdout, done.stderr):
+        assert "\\x1b[2Jbase int8 S 128 B 1" in text and "\x1b" not in text
+
+
 def test_compare_refuses(compare: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     for files, arguments, says in (
         ({"A": GOOD}, [], "give two or more different files"),
         ({"A": GOOD, "B": perf("int8", {(128, 1): 1})}, [], "no cell of A is in another file"),
         ({"A": GOOD, "B": {**GOOD, "packed": True}}, [], "no cell of A is in another file"),
         ({"A": GOOD, "B": {**GOOD, "end_to_end": True}}, [], "no cell of A is in another file"),
-        ({"A": GOOD, "B": "{"}, [], "B is not a file that perf.py"),
+        ({"A": GOOD, "B": "{"}, [], "B is not JSON: line 1, column 2"),
         ({"A": GOOD}, ["absent.json"], "absent.json cannot be read: No such file or directory"),
         ({"A": GOOD, "B": GOOD}, ["--max-slowdown", "0.9"], "argument --max-slowdown: must be a number from 1, not '0.9'"),
-        ({"A": GOOD, "B": GOOD}, ["--max-slowdown", "fast"], "argument --max-slowdown: must be a number from 1, not 'fast'"),
+        ({"A": GOOD, "B": GOOD}, ["--max-slowdown", "fast"], "argument --max-slowdown: must be a finite number, not 'fast'"),
     ):
         done = compare(*arguments, **files)
         assert_refusal(done, says)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 
 from helpers import backends
-from helpers.commands.cli import FLAGS
-from helpers.commands.perf import PerfRequest, measure, random_batch, run, summary
+from helpers.commands.flags import FLAGS
+from helpers.commands.perf import RUNS, WARM_UPS, PerfRequest, Runs, measure, random_batch, run, summary
 from helpers.errors import InputError
 from helpers.layouts import Padded, Profile
 
@@ -47,27 +48,56 @@ def test_measure_runs_in_turn_and_whole_rounds() -> None:
 
         return prepare
 
-    assert measure([batch("a", 1), batch("b", 2)], 3, 3, 0).tolist() == [[1, 2], [1, 2]]
+    assert measure([batch("a", 1), batch("b", 2)], "", Runs(3), Runs(3), 0).tolist() == [[1, 2], [1, 2]]
     assert log == " aa bb aa" + " aa bb aa bb"
     log = ""
-    assert measure([batch("a", 1)], 2, 3, 0).tolist() == [[1], [1], [1]]
+    assert measure([batch("a", 1)], "", Runs(2), Runs(3), 0).tolist() == [[1], [1], [1]]
     assert log == " aaaaaa"  # prepared once
 
 
-def test_measure_for_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a clock of its own: whole rounds until the time is up, but no fewer iterations than are asked for."""
-    clock = 0.0
+FOUR = Runs(4)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "batches", "warm_ups", "iterations", "duration", "warmed_up", "rounds"),
+    [
+        (0.375, 1, Runs(0), Runs(1), 1.0, 0, 3),  # until the duration is over
+        (0.375, 2, Runs(0), Runs(1), 1.0, 0, 2),  # but whole rounds
+        (0.375, 1, Runs(0), FOUR, 1.0, 0, 4),  # and no fewer iterations than are asked for
+        (60.0, 1, FOUR, FOUR, 0.0, 4, 4),  # however long they take
+        # By default as many as time allows, but a few.
+        (0.01, 1, WARM_UPS, RUNS, 0.0, 10, 200),
+        (0.01, 2, WARM_UPS, RUNS, 0.0, 10, 100),
+        (0.375, 1, WARM_UPS, RUNS, 0.0, 6, 27),
+        (60.0, 1, WARM_UPS, RUNS, 0.0, 1, 3),
+        (60.0, 2, WARM_UPS, RUNS, 0.0, 1, 2),
+        (0.375, 1, Runs(1), RUNS, 15.0, 1, 40),  # longer where that is asked for
+        (0.01, 1, Runs(1), RUNS, 3.0, 1, 300),
+    ],
+)
+def test_measure_for_some_time(
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    batches: int,
+    warm_ups: Runs,
+    iterations: Runs,
+    duration: float,
+    warmed_up: int,
+    rounds: int,
+) -> None:
+    """On a clock of its own, which each run moves on."""
+    clock, count = Fraction(0), 0
 
     def once() -> float:
-        nonlocal clock
-        clock += 0.375
-        return 375.0
+        nonlocal clock, count
+        clock += Fraction(str(seconds))
+        count += 1
+        return 1e3 * seconds
 
     monkeypatch.setattr("time.monotonic", lambda: clock)
-    runs: list[Callable[[], Callable[[], float]]] = [lambda: once]
-    assert measure(runs, 0, 1, 1.0).tolist() == [[375]] * 3
-    assert measure(runs * 2, 0, 1, 1.0).tolist() == [[375] * 2] * 2
-    assert measure(runs, 0, 4, 1.0).tolist() == [[375]] * 4
+    times = measure([lambda: once] * batches, "", warm_ups, iterations, duration)
+    assert times.tolist() == [[1e3 * seconds] * batches] * rounds
+    assert count == warmed_up + rounds * batches
 
 
 def test_a_sequence_length_between_the_profiles_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 import transformers
 
 from helpers import families
-from helpers.commands.cli import FLAGS
+from helpers.commands.flags import FLAGS
 from helpers.config import SEQUENCE_CLASSIFICATION, TASKS, BertConfig
 from helpers.errors import InputError
 from tests.models import small_config

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from helpers import checkpoints
-from helpers.commands.cli import FLAGS
+from helpers.commands.flags import FLAGS
 from helpers.config import (
     FEATURE_EXTRACTION,
     QUESTION_ANSWERING,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,29 +180,55 @@ def test_stale_cache(tmp_path: Path, told: list[str]) -> None:
     assert len(told) == 1
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"TRT-8600-EntropyCalibration2\n",
-        b'{"stamp": "stamp", "ranges": {"x": 1.0}',
-        b"\xff\xfe",
-        b"[]",
-        b"null",
-        b"{}",
-        b'{"stamp": "stamp"}',
-        b'{"ranges": {"x": 1.0}}',
-        b'{"stamp": "stamp", "ranges": [1.0]}',
-        b'{"stamp": "stamp", "ranges": {"x": "wide"}}',
-        b'{"stamp": "stamp", "ranges": {"x": null}}',
-        b'{"stamp": "stamp", "ranges": {"x": 1' + b"0" * 400 + b"}}",  # beyond floats
-    ],
-)
-def test_malformed_cache(tmp_path: Path, told: list[str], content: bytes) -> None:
-    path = tmp_path / "cache"
+OTHERS = {
+    "TensorRT's": b"TRT-8600-EntropyCalibration2\n",
+    "cut short": b'{"stamp": "stamp", "ranges": {"x": 1.0}',
+    "no UTF-8": b"\xff\xfe",
+    "a list": b"[]",
+    "null": b"null",
+    "an empty object": b"{}",
+    "no ranges": b'{"stamp": "stamp"}',
+    "no stamp": b'{"ranges": {"x": 1.0}}',
+    "more": b'{"stamp": "stamp", "ranges": {"x": 1.0}, "version": 1}',
+    "a list of ranges": b'{"stamp": "stamp", "ranges": [1.0]}',
+    "a number for a stamp": b'{"stamp": 1, "ranges": {}}',
+    "a stamp twice": b'{"stamp": "a", "stamp": "b", "ranges": {}}',
+    "a configuration": json.dumps(CONFIG.to_dict()).encode(),
+    "weights": bytes(1000),
+}
+
+
+@pytest.mark.parametrize("content", OTHERS.values(), ids=OTHERS)
+def test_another_file_is_not_replaced(tmp_path: Path, told: list[str], content: bytes) -> None:
+    path, text = tmp_path / "cache", write_squad(tmp_path / "squad.json", ("x y", "abcd"))
     path.write_bytes(content)
-    assert calibration.read_cache(path, "stamp", SITES, told.append) is None
-    assert told == [f"calibration cache {path} is not one of this project: ignored, and replaced after calibration"]
+    for use in (
+        lambda: calibration.check_cache(path),
+        lambda: calibration.read_cache(path, "stamp", SITES, told.append),
+        lambda: calibration.find(Calibration(text, 3, path), MODEL, 32, Progress()),
+        lambda: calibration.find(Calibration(tmp_path / "absent", 3, path), MODEL, 32, Progress()),  # before anything else
+    ):
+        with pytest.raises(InputError) as error:
+            use()
+        assert str(error.value).startswith(f"{path} is not a calibration cache, and would be replaced by one")
+        assert str(error.value).isprintable()
+    assert path.read_bytes() == content
+    assert told == []
+
+
+def test_no_cache(tmp_path: Path, told: list[str]) -> None:
+    """An empty file has nothing to lose; a folder, or a pipe, is none."""
+    path = tmp_path / "cache"
+    for _ in ("absent", "empty"):
+        assert calibration.check_cache(path) is None
+        assert calibration.read_cache(path, "stamp", SITES, told.append) is None
+        path.touch()
+    path.unlink()
+    for make, remove in ((os.mkdir, os.rmdir), (os.mkfifo, os.unlink)):
+        make(path)
+        with pytest.raises(InputError, match=f"^{path} is not a calibration cache: name another file$"):
+            calibration.check_cache(path)
+        remove(path)
 
 
 @pytest.mark.parametrize(
@@ -208,12 +237,16 @@ def test_malformed_cache(tmp_path: Path, told: list[str], content: bytes) -> Non
         {"bert.embeddings": float("nan")},
         {"bert.embeddings": 0.0},
         {"bert.embeddings": float("inf")},
+        {"bert.embeddings": -1.0},
+        {"bert.embeddings": "wide"},
+        {"bert.embeddings": None},
+        {"bert.embeddings": 10**400},
         {"x": 1.0},
         dict.fromkeys(SUMS, 1.0),
     ],
-    ids=["NaN", "zero", "infinity", "another tensor", "Megatron's sums"],
+    ids=["NaN", "zero", "infinity", "negative", "text", "null", "beyond floats", "another tensor", "Megatron's sums"],
 )
-def test_damaged_cache(tmp_path: Path, told: list[str], change: dict[str, float]) -> None:
+def test_damaged_cache(tmp_path: Path, told: list[str], change: dict[str, Any]) -> None:
     path = tmp_path / "cache"
     calibration.write_cache(path, {**FOUND, **change}, "stamp")
     assert calibration.read_cache(path, "stamp", SITES, told.append) is None

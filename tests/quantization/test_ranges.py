@@ -46,11 +46,12 @@ def test_query_key_and_value_share_the_largest_range(greatest: str) -> None:
 
 
 @pytest.mark.parametrize("lacks", [[0], [20], [1, 2, 3], [4, 7, 11, 20], range(21)], ids=str)
-def test_missing_ranges_are_all_listed(lacks: Sequence[int]) -> None:
+def test_missing_ranges(lacks: Sequence[int]) -> None:
     missing = {QUANTIZERS[i] for i in lacks}
     with pytest.raises(InputError, match=rf"^int8 needs {len(missing)} activation ranges that the checkpoint lacks: ") as e:
         ranges.from_checkpoint({name: 1.0 for name in QUANTIZERS if name not in missing}, SITES)
-    assert sorted(str(e.value).split(": ")[1].split(", ")) == sorted(f"{name}._amax" for name in missing)
+    told = [f"{name}._amax" for name in sorted(missing)[:3]]
+    assert str(e.value).split(": ")[1] == ", ".join(told + [f"and {len(missing) - 3} more"] * (len(missing) > 3))
 
 
 def test_to_checkpoint_and_back() -> None:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
+import select
 import shlex
 import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Callable
 
 import pytest
 
 from tests import running
-from tests.running import PATIENCE, ROOT, wait_for
-from tests.shells import add_tool, refused, run
+from tests.running import PATIENCE, ROOT
+from tests.shells import add_tool, child_of, refused, run, wait_for_end
 
 MODELS = Path("models/fine-tuned")
 SQUAD_FILES = ("train-v1.1.json", "dev-v1.1.json")
@@ -33,13 +36,21 @@ printf '%q ' ngc "$@" >>"$LOG"; echo >>"$LOG"
 model=${4#nvidia/}
 mkdir "$6/${model/:/_v}"
 cd "$6/${model/:/_v}"
-for file in $FILES; do if [[ $file == sleep ]]; then touch "$LOG.slow"; sleep 3600; else echo "$model" >"$file"; fi; done
+for file in $FILES; do if [[ $file == sleep ]]; then touch "$LOG.slow"; exec sleep 3600; else echo "$model" >"$file"; fi; done
 exit "$CODE"
 """
 CHECKPOINT = "bert_config.json vocab.txt model.ckpt.meta model.ckpt.index model.ckpt.data-00000-of-00001"
 TF_LARGE = "bert_tf_ckpt_large_qa_squad2_amp_128"
 ONNX = "bert_pyt_onnx_large_qa_squad11_amp_fake_quant"
 MEGATRON = "bert_pyt_statedict_megatron_sparse_int8qat"
+
+
+@pytest.fixture
+def tools(tools: Path) -> Path:
+    """With what a download needs besides."""
+    for name in ("flock", "mktemp"):
+        add_tool(tools, name)
+    return tools
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -60,23 +71,26 @@ def test_help(project: Path, script: str) -> None:
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves a folder; of files whose name begins with cut- it sends half, then hangs up."""
+    """Serves a folder; of files under /cut/ it sends half, then hangs up, under /slow/ it does not."""
 
     def log_message(self, format: str, *args: object) -> None:
         pass
 
     def copyfile(self, source: BinaryIO, outputfile: BinaryIO) -> None:  # type: ignore[override]
         data = source.read()
-        outputfile.write(data[: len(data) // 2] if "/cut/" in self.path else data)
+        outputfile.write(data[: len(data) // 2] if "/cut/" in self.path or "/slow/" in self.path else data)
+        while "/slow/" in self.path and not select.select([self.connection], [], [], 0.05)[0]:  # until the other side is gone
+            outputfile.flush()
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder with SQuAD's four files, and the address that serves it; under /cut/ it breaks off half-way."""
+    """A folder with SQuAD's four files, and the address that serves it; under /cut/ and /slow/ it stops half-way."""
     folder = tmp_path / "served"
-    (folder / "cut").mkdir(parents=True)
+    for name in ("cut", "slow"):
+        (folder / name).mkdir(parents=True)
     for name in (*SQUAD_FILES, "train-v2.0.json", "dev-v2.0.json"):
-        for path in (folder / name, folder / "cut" / name):
+        for path in (folder / name, folder / "cut" / name, folder / "slow" / name):
             path.write_text(squad_text(name))
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as http:
         threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
@@ -98,31 +112,44 @@ def test_squad_is_fetched_once(project: Path, tools: Path, server: tuple[Path, s
     folder, address = server
     add_tool(tools, tool)
     done = run(project, "download_squad", path=tools, SQUAD_URL=address)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stdout) == (0, "Fetching squad/dev-v1.1.json\n"), done.stderr
+    assert contents(project / "squad") == fetched("dev-v1.1.json")  # which is all that is needed here
+    (folder / "dev-v1.1.json").unlink()
+    again = run(project, "download_squad", "v1_1", "all", path=tools, SQUAD_URL=address)
+    assert again.stdout == "squad/dev-v1.1.json is there\nFetching squad/train-v1.1.json\n"
     assert contents(project / "squad") == fetched(*SQUAD_FILES)
-    for name in SQUAD_FILES:
-        (folder / name).unlink()
-    again = run(project, "download_squad", "v1_1", path=tools, SQUAD_URL=address)
-    assert again.stdout == "squad/train-v1.1.json is there\nsquad/dev-v1.1.json is there\n"
-    assert contents(project / "squad") == fetched(*SQUAD_FILES)
+    assert sorted(path.name for path in (project / "squad").iterdir()) == ["dev-v1.1.json", "train-v1.1.json"]
 
 
-def test_squad_2(project: Path, server: tuple[Path, str]) -> None:
-    assert run(project, "download_squad", "v2_0", SQUAD_URL=server[1]).returncode == 0
-    assert contents(project / "squad") == fetched("train-v2.0.json", "dev-v2.0.json")
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        ("v2_0", ["dev-v2.0.json"]),
+        ("train", ["train-v1.1.json"]),
+        ("all v2_0", ["dev-v2.0.json", "train-v2.0.json"]),
+        ("v1_1 dev", ["dev-v1.1.json"]),
+    ],
+)
+def test_squad_by_words(project: Path, server: tuple[Path, str], words: str, files: list[str]) -> None:
+    assert run(project, "download_squad", *words.split(), SQUAD_URL=server[1]).returncode == 0
+    assert contents(project / "squad") == fetched(*files)
 
 
 def test_squad_replaces_what_is_half_there(project: Path, server: tuple[Path, str]) -> None:
+    """But not what others have half there, whatever its name."""
     (project / "squad/train-v1.1.json").write_text(squad_text("train-v1.1.json"))
     (project / "squad/dev-v1.1.json").write_text(squad_text("dev-v1.1.json")[:200])
-    (project / "squad/dev-v1.1.json.part").write_text("left by a run that was killed")
-    done = run(project, "download_squad", SQUAD_URL=server[1])
+    others = {"dev-v1.1.json.part": "another's", ".part.12345678/dev-v1.1.json": "another's"}
+    (project / "squad/.part.12345678").mkdir()
+    for name, text in others.items():
+        (project / "squad" / name).write_text(text)
+    done = run(project, "download_squad", "all", SQUAD_URL=server[1])
     assert done.stdout.splitlines() == [
-        "squad/train-v1.1.json is there",
         "squad/dev-v1.1.json is not a whole SQuAD file: it is replaced",
         "Fetching squad/dev-v1.1.json",
+        "squad/train-v1.1.json is there",
     ]
-    assert contents(project / "squad") == fetched(*SQUAD_FILES)
+    assert contents(project / "squad") == {**fetched(*SQUAD_FILES), **others}
 
 
 @pytest.mark.parametrize("tool", ["curl", "wget"])
@@ -131,12 +158,41 @@ def test_squad_leaves_nothing_half_there(project: Path, tools: Path, server: tup
     add_tool(tools, tool)
     squad = partial(run, project, "download_squad", path=tools)
     for place in ("none", "cut"):
-        message = f"cannot fetch {address}/{place}/train-v1.1.json: is the network there?"
+        message = f"cannot fetch {address}/{place}/dev-v1.1.json: is the network there?"
         refused(squad(SQUAD_URL=f"{address}/{place}"), 1, message)
     for wrong in ("<html>log in to this network</html>", squad_text("")[:5000], '{"version": "1.1"}'):
-        (folder / "train-v1.1.json").write_text(wrong)
-        refused(squad(SQUAD_URL=address), 1, f"{address}/train-v1.1.json did not arrive whole: try again")
-    assert contents(project / "squad") == {}
+        (folder / "dev-v1.1.json").write_text(wrong)
+        refused(squad(SQUAD_URL=address), 1, f"{address}/dev-v1.1.json did not arrive whole: try again")
+    assert list((project / "squad").iterdir()) == []
+
+
+@pytest.mark.parametrize("tool", ["curl", "wget"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_squad_interrupted(project: Path, tools: Path, server: tuple[Path, str], tool: str, number: signal.Signals) -> None:
+    add_tool(tools, tool)
+    environment = {**os.environ, "no_proxy": "127.0.0.1", "PATH": str(tools), "SQUAD_URL": f"{server[1]}/slow"}
+    interrupted(project, "download_squad", environment, number, lambda: list(project.glob("squad/.part.*/*")))
+    assert list((project / "squad").iterdir()) == []
+
+
+def interrupted(
+    project: Path, name: str, environment: dict[str, str], number: signal.Signals, ready: Callable[[], object]
+) -> None:
+    """Starts a script and, when it is `ready`, sends a signal to it alone: at once it is gone, and what it had started."""
+    command = [shutil.which("bash") or "bash", f"scripts/{name}.sh"]
+    # A shell that runs the tests in its background has SIGINT ignored, which its children inherit.
+    default = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=project, env=environment, stderr=subprocess.DEVNULL, preexec_fn=default) as script:
+        end = time.monotonic() + PATIENCE
+        while not ready():
+            assert script.poll() is None and time.monotonic() < end
+            time.sleep(0.02)
+        child = child_of(script)
+        sent = time.monotonic()
+        script.send_signal(number)
+        assert script.wait(PATIENCE) == 128 + number
+        assert time.monotonic() - sent < 2
+    wait_for_end(child)
 
 
 def test_squad_says_what_is_missing(project: Path, tools: Path) -> None:
@@ -150,16 +206,18 @@ def test_squad_says_what_is_missing(project: Path, tools: Path) -> None:
 def test_squad_dry_run_prints_the_commands(project: Path, tools: Path, server: tuple[Path, str], tool: str) -> None:
     add_tool(tools, tool)
     (project / "squad/train-v1.1.json").write_text(squad_text("train-v1.1.json"))
-    done = run(project, "download_squad", "--dry-run", path=tools, SQUAD_URL=server[1])
+    done = run(project, "download_squad", "all", "--dry-run", path=tools, SQUAD_URL=server[1])
     assert contents(project / "squad") == fetched("train-v1.1.json")
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["#", tool, "mv"]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["mkdir", tool, "mv", "rm", "#"]
     subprocess.run(["bash", "-e"], cwd=project, env={**os.environ, "PATH": str(tools)}, input=done.stdout, text=True, check=True)
     assert contents(project / "squad") == fetched(*SQUAD_FILES)
 
 
 def test_squad_refuses_other_words(project: Path) -> None:
-    refused(run(project, "download_squad", "v3"), 2, "unknown word v3: give v1_1 or v2_0; --help says more")
+    says = "unknown word v3: give v1_1 or v2_0, and dev, train or all; --help says more"
+    refused(run(project, "download_squad", "v3"), 2, says)
     refused(run(project, "download_squad", "v1_1", "v2_0"), 2, "v1_1 and v2_0 exclude each other: give one of them")
+    refused(run(project, "download_squad", "train", "all"), 2, "train and all exclude each other: give one of them")
 
 
 # Models
@@ -213,14 +271,15 @@ KINDS = [
 @pytest.mark.parametrize(("words", "name", "version", "files"), KINDS)
 def test_model_is_downloaded_once(ngc: Ngc, words: str, name: str, version: str, files: str) -> None:
     target = MODELS / f"{name}_v{version}"
-    command = f"ngc registry model download-version nvidia/{name}:{version} --dest {target}.part"
+    command = f"ngc registry model download-version nvidia/{name}:{version} --dest"
     dry = ngc.download(*words.split(), "--dry-run")
-    assert command in dry.stdout.splitlines()
+    assert f"{command} {target}.part" in dry.stdout.splitlines()
     assert (dry.stderr, ngc.asked(), ngc.models()) == ("", [], {})
 
     done = ngc.download(*words.split(), files=files)
     assert done.returncode == 0, done.stderr
-    assert ngc.asked() == [command]
+    [asked] = ngc.asked()
+    assert re.fullmatch(rf"{command} {MODELS}/\.part\.\w+", asked)
     assert ngc.models() == model(name, version, files)
 
     again = ngc.download(*words.split(), code=1)
@@ -306,27 +365,26 @@ def test_model_begins_anew_where_something_is_half_there(ngc: Ngc) -> None:
     leave(target)
     assert ngc.download(files="vocab.txt", code=1).returncode == 1
     assert ngc.models() == {f"{target}/stale": "half"}  # nothing is taken away before it is replaced
-    leave(f"{target}.part/{target}")  # as a run that was killed does
+    leave(f"{target}.part/{target}")  # another's
     assert ngc.download().returncode == 0
-    assert ngc.models() == model(TF_LARGE, "19.03.1", CHECKPOINT)
+    assert ngc.models() == {**model(TF_LARGE, "19.03.1", CHECKPOINT), f"{target}.part/{target}/stale": "half"}
 
 
-def test_model_interrupted(ngc: Ngc) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_model_interrupted(ngc: Ngc, number: signal.Signals) -> None:
     environment = {**os.environ, **ngc.environment("vocab.txt sleep", 0), "PATH": str(ngc.tools)}
-    command = [shutil.which("bash") or "bash", "scripts/download_model.sh"]
-    script = subprocess.Popen(
-        command,
-        cwd=ngc.project,
-        env=environment,
-        start_new_session=True,
-        # A shell that runs the tests in its background has SIGINT ignored, which its children inherit.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    wait_for(ngc.log.with_name("ngc.log.slow"), script)
-    assert len(ngc.models()) == 1
-    os.killpg(script.pid, signal.SIGINT)
-    assert script.wait(PATIENCE) in (130, -signal.SIGINT)
+    interrupted(ngc.project, "download_model", environment, number, ngc.log.with_name("ngc.log.slow").exists)
     assert list((ngc.project / MODELS).iterdir()) == []
+
+
+def test_two_at_once(ngc: Ngc) -> None:
+    """Each in a folder of its own; one of the two models is there in the end, whole."""
+    environment = {**os.environ, **ngc.environment(CHECKPOINT, 0), "PATH": str(ngc.tools)}
+    command = [shutil.which("bash") or "bash", "scripts/download_model.sh"]
+    runs = [subprocess.Popen(command, cwd=ngc.project, env=environment, stdout=subprocess.DEVNULL) for _ in range(4)]
+    assert [run.wait(PATIENCE) for run in runs] == [0] * 4
+    assert ngc.models() == model(TF_LARGE, "19.03.1", CHECKPOINT)
+    assert len(list((ngc.project / MODELS).iterdir())) == 1
 
 
 def test_model_without_ngc(project: Path, tools: Path) -> None:

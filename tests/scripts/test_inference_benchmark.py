@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +22,8 @@ import builder_varseqlen
 from helpers import engine_file
 from helpers.commands import report
 from helpers.engine_file import Built, Description
-from tests.running import PATIENCE, ROOT, refused, shell, start, when_read
+from tests.running import PATIENCE, ROOT, refused, shell, start, wait_for, when_read
+from tests.shells import child_of, wait_for_end
 
 SCRIPT = "scripts/inference_benchmark.py"
 SMALL = ["--models", "mini", "--random-weights", "--precisions", "float32", "int8", "--batch-sizes", "2", "1", "--seconds", "1"]
@@ -73,7 +75,8 @@ def test_a_failed_configuration_is_named_and_the_rest_finishes(
     reason = "builder.py: sequence length 513 is above the model's max_position_embeddings, 512"
     failures = [{"configuration": f"mini-{precision}-513", "reason": reason} for precision in ("float32", "int8")]
     last = done.stderr.splitlines()[-1]
-    assert last == f"error: 2 of 4 configurations failed: mini-float32-513: {reason}; mini-int8-513: {reason}"
+    assert last == f"error: 2 of 4 configurations failed: mini-float32-513, mini-int8-513: {reason}"
+    assert done.stderr.count(reason) == 2  # when it is met, and at the end
     assert names(output) == REPORT
     assert list(built(output)) == ENGINES
 
@@ -131,6 +134,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(work: Path) -> None:
             process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=PATIENCE)
     assert (process.returncode, stdout, stderr.splitlines()[-1]) == (130, b"", b"interrupted")
+    assert f"what is timed is kept in {work}: the same command goes on from there" in stderr.decode()
     assert (names(work), list(built(work))) == ([], ENGINES)
     engines = built(work)
     [kept] = json.loads((work / "results/mini-float32-32-random.json").read_text())["figures"]["results"]
@@ -144,12 +148,40 @@ def test_an_interrupted_run_goes_on_where_it_stopped(work: Path) -> None:
     assert second["precision"] == "int8"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_what_it_started(work: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """While perf.py times the second of two batch sizes: the first one is not timed again."""
+    shutil.rmtree(work / "results")
+    arguments = [*ON_CPU, "--sequence-lengths", "32", "--batch-sizes", "1", "2", "--precisions", "float32", "-o", str(work)]
+    result = work / "results/mini-float32-32-random.json"
+    (tmp_path / "temporary").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    command = [sys.executable, str(ROOT / SCRIPT), *arguments]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(result, process)
+        [first] = json.loads(result.read_text())["figures"]["results"]
+        child = child_of(process)
+        sent = time.monotonic()
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=PATIENCE)
+        assert time.monotonic() - sent < 1.5
+    assert process.returncode == 128 + number and stderr.splitlines()[-1].startswith("interrupted")
+    assert "failed" not in stderr
+    assert [path for path in (tmp_path / "temporary").iterdir() if path.is_dir()] == []  # ONNX Runtime keeps a file there
+    wait_for_end(child)
+    assert run(work, *arguments).returncode == 0
+    again, second = figures(work)["results"]
+    assert {name: again[name] for name in first} == first and second["batch_size"] == 2
+
+
 def test_damaged_engines(work: Path) -> None:
     shutil.rmtree(work / "results")
     truncated, wrong = (work / "engines" / name for name in ENGINES)
     before = built(work)
     os.truncate(truncated, 1000)
-    wrong.write_bytes(b"?" * wrong.stat().st_size)  # as long as its description says
+    described = engine_file.read_description(wrong)
+    assert described
+    engine_file.save(wrong, Built(b"?", described))  # whole, and no engine
     arguments = [*ON_CPU, "--sequence-lengths", "32", "--batch-sizes", "1"]
     done = run(work, *arguments)
     assert done.returncode == 1
@@ -157,7 +189,7 @@ def test_damaged_engines(work: Path) -> None:
     assert f"{wrong} is not an engine" in done.stderr and f"(to build that engine again, remove {wrong})" in done.stderr
     assert [row["precision"] for row in figures(work)["results"]] == ["float32"]
     assert built(work)[truncated.name] > before[truncated.name]  # what is seen to be damaged is built again
-    wrong.unlink()
+    wrong.write_bytes(b"!")
     assert run(work, *arguments).returncode == 0
     assert len(figures(work)["results"]) == 2
 
@@ -201,7 +233,7 @@ def benchmark(script: ModuleType, capability: tuple[int, int] = (9, 0), megatron
 
 
 def test_a_checkpoint_that_cannot_be_had(project: Path, tmp_path: Path) -> None:
-    """Without the NGC CLI every configuration fails, and each says why."""
+    """Without the NGC CLI every configuration fails, for a reason that is told once, and once more at the end."""
     (tmp_path / "bin").mkdir()
     for tool in ("bash", "dirname"):
         (tmp_path / "bin" / tool).symlink_to(str(shutil.which(tool)))
@@ -211,9 +243,22 @@ def test_a_checkpoint_that_cannot_be_had(project: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, script, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: 2 of 2 configurations failed: base-float32-128: download_model.sh: the NGC CLI (ngc) is not")
+    failed = (
+        "error: 2 of 2 configurations failed: base-float32-128, large-float32-128: download_model.sh: the NGC CLI (ngc) is not"
+    )
+    assert last.startswith(failed)
+    assert done.stderr.count("NGC") == 2
     assert last.endswith("or time --random-weights")
     assert names(tmp_path / "output") == []
+
+
+def test_a_checkpoint_is_asked_for_once(script: ModuleType, project: Path, tmp_path: Path) -> None:
+    (project / "scripts/download_model.sh").write_text(f"echo $* >>{tmp_path}/log; echo error: no network >&2; exit 1")
+    for _ in range(2):
+        for length, precision in ((128, "float16"), (128, "int8"), (384, "float16")):
+            with pytest.raises(RuntimeError, match=r"^download_model\.sh: no network; or time --random-weights$"):
+                script.checkpoint(benchmark(script), script.Configuration("base", length, precision))
+    assert (tmp_path / "log").read_text() == "tf base 128 v2\ntf base 384 v2\n"
 
 
 def test_trained_checkpoints_are_what_download_model_names(project: Path, script: ModuleType) -> None:

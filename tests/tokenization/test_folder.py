@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import ByteLevelBPETokenizer
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
-from helpers.commands.cli import FLAGS
+from helpers.commands.flags import FLAGS
 from helpers.errors import InputError
 from helpers.families import TOKENIZERS
 from helpers.tokenization import Template, Tokenizer, read
@@ -335,7 +335,17 @@ LETTERS = {"vocab.txt": "[PAD]\n[UNK]\n[CLS]\n[SEP]\na"}
         (
             {"vocab.json": "[1]", "merges.txt": "a b"},
             "RobertaTokenizer",
-            "{0}/vocab.json, {0}/merges.txt cannot be used as a tokenizer: ",
+            "{0}/vocab.json must hold one JSON object, but holds a list",
+        ),
+        *(
+            ({"vocab.json": vocab, "merges.txt": merges}, "RobertaTokenizer", "{0}/vocab.json, {0}/merges.txt cannot be used as ")
+            for vocab, merges in (
+                ('{"a": "x"}', ""),
+                ('{"a": -1}', ""),
+                ('{"a": 1e9}', ""),
+                ('{"a": 0}', "a"),
+                ('{"a": 0}', "a b a"),
+            )
         ),
         (
             {"vocab.json": '{"a": 0}', "merges.txt": "a b"},
@@ -384,6 +394,67 @@ def test_settings_that_name_no_tokens(tmp_path: Path, values: dict[str, Any], sa
     assert told(settings_of(tmp_path, **values)) == says.format(tmp_path)
 
 
+READ = {  # the files of a folder, and what they are named by
+    "bert": ("vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json"),
+    "roberta": ("vocab.json", "merges.txt"),
+    "whole": ("tokenizer.json",),
+}
+
+
+def write_all(form: str, folder: Path) -> None:
+    """All files that are read, whatever they say."""
+    if form == "roberta":
+        FORMS[form].write(folder)
+        return
+    wordpiece(folder)
+    if form == "whole":
+        transformers.BertTokenizer.from_pretrained(folder).save_pretrained(folder)
+    for name in READ["bert"][1:]:
+        (folder / name).write_text("{}")
+
+
+@pytest.mark.parametrize(("form", "name"), [(form, name) for form, names in READ.items() for name in names])
+def test_every_file_as_an_editor_may_save_it(tmp_path: Path, form: str, name: str) -> None:
+    """With a byte order mark, and lines that end as on Windows."""
+    write_all(form, tmp_path)
+    kind = TOKENIZERS["RobertaTokenizer" if form == "roberta" else "BertTokenizer"]
+    before = read(tmp_path, kind, TOKENIZERS)[0].to_json()
+    text = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n"))
+    assert read(tmp_path, kind, TOKENIZERS)[0].to_json() == before
+
+
+@pytest.mark.parametrize(("form", "name"), [(form, name) for form, names in READ.items() for name in names])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"{}\0", " is not text: it has a NUL byte"),
+        (b"\xff\xfe{}", " is not UTF-8 text (byte 0)"),
+        (b'{"a": 1, "a": 2}', " is not JSON that can be read: it has 'a' twice in one object"),
+        (b'{"a": ' * 100_000, " is not JSON that can be read: it is nested too deeply"),
+        (b'{"a": ' + b"9" * 5000 + b"}", " is not JSON that can be read: Exceeds the limit"),
+        (b"", " is not JSON: line 1, column 1"),
+    ],
+)
+def test_every_file_that_is_damaged(tmp_path: Path, form: str, name: str, content: bytes, says: str) -> None:
+    write_all(form, tmp_path)
+    if name.endswith(".txt") and "JSON" in says:
+        return
+    (tmp_path / name).write_bytes(content)
+    assert f"{tmp_path / name}{says}" in told(tmp_path, "RobertaTokenizer" if form == "roberta" else "BertTokenizer")
+
+
+def test_files_without_end(tmp_path: Path) -> None:
+    wordpiece(tmp_path)
+    (tmp_path / "tokenizer_config.json").symlink_to("/dev/zero")
+    assert told(tmp_path) == f"{tmp_path}/tokenizer_config.json is not text: it has a NUL byte"
+    assert told(Path("/dev/zero")).startswith("no tokenizer at /dev/zero: ")
+    (tmp_path / "tokenizer_config.json").unlink()
+    with open(tmp_path / "vocab.txt", "ab") as file:
+        file.truncate(1 << 40)
+    assert told(tmp_path) == f"vocabulary {tmp_path}/vocab.txt is not text: it has a NUL byte; name it with -v"
+
+
 def test_a_file_that_is_none_of_the_tokenizers(tmp_path: Path) -> None:
     byte_level("<s>", "<pad>", "</s>", "<unk>")(tmp_path)
     (tmp_path / "spm.model").write_text("")
@@ -402,6 +473,43 @@ def test_a_tokenizer_that_fails_with_every_text(tmp_path: Path) -> None:
     assert told(tmp_path).startswith(f"{path} cannot be used as a tokenizer: ")
     path.write_text(json.dumps({**values, "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}))
     assert told(tmp_path).startswith(f"{path} cannot be used as a tokenizer: ")
+
+
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+LONGER = {"type": "Replace", "pattern": {"String": "a"}, "content": "aaaa"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTE_LEVEL] * 40}}, "it makes far more of a text than it has"),
+        ({"normalizer": {"type": "Sequence", "normalizers": [LONGER] * 40}}, "it makes far more of a text than it has"),
+        (
+            {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": [LONGER] * 4}]}},
+            "it makes far more of a text than it has",
+        ),
+        ({"normalizer": {"type": "Prepend", "prepend": "a" * 100}}, "it makes far more of a text than it has"),
+        ({"added_tokens": [{"id": 1 << 31, "content": "<e>"}]}, "a token has the id 2147483648"),
+        ({"model": {"type": "WordPiece", "vocab": {"a": 1 << 30}}}, "a token has the id 1073741824"),
+        ({"model": {"type": "WordPiece", "vocab": {"a": -1}}}, "a token has the id -1"),
+        ({"model": {"type": "WordPiece", "vocab": {"a": "x"}}}, "a token has the id 'x'"),
+    ],
+)
+def test_a_tokenizer_that_takes_all_memory(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    transformers.BertTokenizer.from_pretrained(MODEL).save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}))
+    assert told(tmp_path) == f"{path} cannot be used as a tokenizer: {says}"
+
+
+@pytest.mark.parametrize("i", [-1, 1 << 22, 1 << 31, 10**30, 1.5, None, "7"])
+def test_ids_without_bound(tmp_path: Path, i: Any) -> None:
+    """For which the library would make room."""
+    byte_level("<s>", "<pad>", "</s>", "<unk>")(tmp_path)
+    path = tmp_path / "vocab.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "new": i}))
+    says = f"{path}, {tmp_path / 'merges.txt'} cannot be used as a tokenizer: a token has the id {i!r}"
+    assert told(tmp_path, "RobertaTokenizer") == says
 
 
 def test_a_sentencepiece_model_of_another_kind(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import BertTokenizerFast  # type: ignore[attr-defined, unused-ignore]
 
-from helpers.commands.cli import FLAGS
+from helpers.commands.flags import FLAGS
 from helpers.errors import InputError
 from helpers.families import TOKENIZERS
 from helpers.tokenization import Tokenizer, check_size, read
@@ -25,7 +25,7 @@ REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 NAMED = tuple(SPECIAL.values())
 KINDS = ("uncased", "cased", "uncased letters", "cased letters")
 
-LETTERS = sorted({c for text in AWKWARD.values() for c in text if not c.isspace()})
+LETTERS = sorted({c for text in AWKWARD.values() for c in text if not c.isspace() and c != "\0"})
 VOCAB = read_vocab(MINILM, REQUIRED)
 SPELLED = {i: token[2:] if token.startswith("##") and len(token) > 2 else token for token, i in VOCAB.items()}
 CONTROL = dict.fromkeys((*range(9), 11, 12, *range(14, 32)))

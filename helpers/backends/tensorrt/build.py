@@ -40,7 +40,8 @@ def compile_network(network: Network, request: BuildRequest, progress: Progress)
     trt = runtime.load()
     runtime.cuda()
     runtime.logger().verbose = request.verbose
-    builder = make_builder()
+    with progress.at_once():
+        builder = make_builder()
     definition = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
     kind = InterleavedGraph if request.interleaved else PackedGraph if request.packed else PaddedGraph
     graph = kind(definition, network)
@@ -84,7 +85,7 @@ def compile_network(network: Network, request: BuildRequest, progress: Progress)
             sparse.update(graph.projections.intersection(re.split(r"[,+\s]+", message[len(SPARSE) :])))
 
     runtime.complaint()
-    with runtime.listening(listen):
+    with runtime.listening(listen), progress.at_once():
         plan = builder.build_serialized_network(definition, settings)
     if plan is None:
         refuse(request, runtime.complaint(), untried)

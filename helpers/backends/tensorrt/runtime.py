@@ -49,8 +49,9 @@ def cuda() -> Any:
         context = driver.Device(0).retain_primary_context()
         context.push()
     except driver.Error as e:
-        kind = Busy if is_out_of_memory(str(e)) else InputError
-        raise kind(f"no GPU can be used ({e})", "check nvidia-smi, or use {backend}") from e
+        if is_out_of_memory(str(e)):
+            raise Busy(f"no GPU can be used ({e})", "close what else uses it, or use {backend}") from e
+        raise InputError(f"no GPU can be used ({e})", "check nvidia-smi, or use {backend}") from e
     import atexit
 
     atexit.register(context.pop)

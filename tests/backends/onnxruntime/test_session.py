@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -124,7 +125,20 @@ def test_a_truncated_engine(tmp_path_factory: pytest.TempPathFactory, blob: byte
         {"profiles": "[1]"},
         {"profiles": "[[1, 2, 3]]"},
         {"profiles": "[]"},
+        {"profiles": "[[0, 8]]"},
+        {"profiles": "[[1, -8]]"},
+        {"profiles": "[[1, 8.5]]"},
+        {"profiles": "[[true, 8]]"},
+        {"profiles": '[["1", 8]]'},
+        {"profiles": '["18"]'},
+        {"profiles": '{"1": 8}'},
+        {"profiles": "[[1, 4294967296]]"},
+        {"profiles": "[" * 100_000},
+        {"profiles": "[[1, 8]]", "vocab_size": "0"},
+        {"profiles": "[[1, 8]]", "vocab_size": "many"},
+        {"profiles": "[[1, 8]]", "vocab_size": "9" * 5000},
     ],
+    ids=lambda properties: str(properties)[:60],
 )
 def test_an_onnx_model_of_another_project(tmp_path: Path, blob: bytes, properties: dict[str, str]) -> None:
     def altered(properties: dict[str, str]) -> bytes:
@@ -139,6 +153,47 @@ def test_an_onnx_model_of_another_project(tmp_path: Path, blob: bytes, propertie
     path.write_bytes(altered(properties))
     with pytest.raises(InputError, match=f"^{path} is not a whole ONNX engine of this project, build it again: "):
         OnnxRuntimeSession(path)
+
+
+INT32, INT64, FLOAT = (int(getattr(onnx.TensorProto, name)) for name in ("INT32", "INT64", "FLOAT"))
+Values = dict[str, tuple[int, list[Any]]]
+PADDED: Values = {name: (INT32, ["batch", "sequence"]) for name in ("input_ids", "segment_ids", "input_mask")}
+LOGITS: Values = {"logits": (FLOAT, ["batch", "sequence", 2])}
+FOREIGN: dict[str, tuple[Values, Values]] = {
+    "no inputs": ({}, LOGITS),
+    "images": ({"pixel_values": (FLOAT, ["batch", 3, 224, 224])}, {"features": (FLOAT, ["batch", 768])}),
+    "other names": ({"input_ids": PADDED["input_ids"], "attention_mask": PADDED["input_mask"]}, LOGITS),
+    "one more": ({**PADDED, "position_ids": (INT32, ["batch", "sequence"])}, LOGITS),
+    "of 64 bits": ({name: (INT64, shape) for name, (_, shape) in PADDED.items()}, LOGITS),
+    "of one axis": ({name: (INT32, ["tokens"]) for name in PADDED}, LOGITS),
+    "packed of two axes": (
+        {name: (INT32, ["a", "b"]) for name in ("input_ids", "segment_ids", "cu_seqlens", "max_seqlen")},
+        {"logits": (FLOAT, [2, "tokens"])},
+    ),
+    "two outputs": (PADDED, {"start": (FLOAT, ["batch", "sequence"]), "end": (FLOAT, ["batch", "sequence"])}),
+    "another output": (PADDED, {"scores": LOGITS["logits"]}),
+    "of no floats": (PADDED, {"logits": (INT32, ["batch", "sequence", 2])}),
+    "too many axes": (PADDED, {"logits": (FLOAT, ["batch", "sequence", 2, 1])}),
+    "no axes": (PADDED, {"logits": (FLOAT, [])}),
+}
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), FOREIGN.values(), ids=FOREIGN)
+def test_an_engine_s_properties_on_another_model(tmp_path: Path, inputs: Values, outputs: Values) -> None:
+    """Whatever runs it would fail at the first batch."""
+    helper, path = onnx.helper, tmp_path / "other.onnx"
+    nodes = []
+    for name, (kind, shape) in outputs.items():
+        dims = [2 if type(each) is str else each for each in shape]
+        value = helper.make_tensor(name, kind, dims, vals=[0] * int(np.prod(dims)))
+        nodes.append(helper.make_node("Constant", [], [name], value=value))
+    ends: Any = [[helper.make_tensor_value_info(name, *told) for name, told in each.items()] for each in (inputs, outputs)]
+    model = helper.make_model(helper.make_graph(nodes, "other", *ends), opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    onnx.helper.set_model_props(model, {"profiles": "[[1, 8]]", "vocab_size": "60"})
+    onnx.save(model, str(path))
+    with pytest.raises(InputError, match=f"^{path} is not a whole ONNX engine of this project, build it again: ") as error:
+        OnnxRuntimeSession(path)
+    assert str(error.value).isprintable()
 
 
 @pytest.mark.parametrize("shape", [(9, 16), (4, 17), (2, 33), (1, 65)])
