@@ -142,7 +142,7 @@ class BertConfig:
         epsilon = known.get("layer_norm_eps", cls.layer_norm_eps)
         need(
             type(epsilon) in (int, float) and 0 < epsilon < 1,
-            f"{keys['layer_norm_eps']} must lie between 0 and 1, not {epsilon!r}",
+            f"{keys['layer_norm_eps']} must lie between 0 and 1, not {epsilon!r:.60}",
         )
         extra = {**family.extra, **{name: values[name] for name in (*family.extra, "problem_type") if name in values}}
         labels = read_labels(values, need) if task in (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION) else ()

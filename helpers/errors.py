@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-LONGEST = 1000  # characters of a problem: a file may have a name of thousands of them where another is expected
+LONGEST = 800  # characters of a problem: a file may have a name of thousands of them where another is expected
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 

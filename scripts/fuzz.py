@@ -536,9 +536,9 @@ def walk(value: Any) -> Iterator[Any]:
 
 
 def check_message(error: Exception) -> None:
-    """Raises RuntimeError where what an InputError says is too much for a terminal."""
+    """Raises AssertionError where what an InputError says is too much for a terminal."""
     if len(str(error)) > MOST_CHARACTERS:
-        raise RuntimeError(f"an InputError of {len(str(error))} characters: {str(error)[:200]}")
+        raise AssertionError(f"an InputError of {len(str(error))} characters: {str(error)[:200]}")
 
 
 def attempt(target: Target, folder: Path) -> tuple[str, str]:

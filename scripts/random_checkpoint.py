@@ -7,14 +7,17 @@ It has the activation ranges that int8 needs, found by running it in float32 on 
 
 from __future__ import annotations
 
+import os
 import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from helpers.commands import process  # which ends what Ctrl-C meets from here on
+
+# isort: split
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from helpers.commands import process  # noqa: E402
-
 SIZES = {  # vocabulary, hidden size, layers, heads, feed-forward, positions
     "base": (30522, 768, 12, 12, 3072, 512),
     "large": (30522, 1024, 24, 16, 4096, 512),

@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from helpers.commands import process  # which ends what Ctrl-C meets from here on
+
+# isort: split
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from helpers.commands import process
 
 
 def main(argv: list[str]) -> None:

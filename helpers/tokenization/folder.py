@@ -81,7 +81,7 @@ def read(path: Path, kind: Kind, kinds: Mapping[str, Kind]) -> tuple[Tokenizer, 
         tokenizer(["a \U00010380"])  # what goes wrong with all texts, or with unknown letters, does so here
     for role in ("cls", "sep"):
         if pipeline.token_to_id(special[role]) is None:
-            raise InputError(f"tokenizer {source} lacks {special[role]}", "is it the model's own?")
+            raise InputError(f"tokenizer {source} lacks {special[role]:.60}", "is it the model's own?")
     template = Template((special["cls"],), (special["sep"],) * kind.separators, (special["sep"],), kind.passage_segment)
     return tokenizer, template
 

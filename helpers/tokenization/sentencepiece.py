@@ -66,7 +66,7 @@ def pipeline_of(
     """`pieces` are the model's, as they are numbered; `prefix` tells which words have a space before them."""
     ids = {piece: i for i, (piece, _) in reversed(list(enumerate(pieces)))}
     if unknown not in ids:
-        raise InputError(f"the SentencePiece model lacks the unknown token {unknown}", "is it the model's own?")
+        raise InputError(f"the SentencePiece model lacks the unknown token {unknown:.60}", "is it the model's own?")
     pipeline = Pipeline(Unigram(pieces, unk_id=ids[unknown], byte_fallback=False))
     pipeline.normalizer = normalizers.Sequence(list(normalizer))
     space = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=prefix)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -61,9 +61,10 @@ class Tokenizer:
 
     def _id(self, token: str) -> int:
         for name in (UNSPELLED + token, token):
-            found = self._pipeline.token_to_id(name)
-            if found is not None:
-                return found
+            with suppress(UnicodeEncodeError):  # half a surrogate pair, which no token has
+                found = self._pipeline.token_to_id(name)
+                if found is not None:
+                    return found
         raise InputError(f"the tokenizer has no token {token!r:.60}", "is it the model's own?")
 
     @property

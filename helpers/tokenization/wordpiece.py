@@ -47,7 +47,7 @@ def read_vocab(path: Path, special: Sequence[str]) -> dict[str, int]:
             raise InputError(f"vocabulary {path} repeats {token!r:.60} in line {number + 1}, first in line {vocab[token] + 1}")
     missing = [token for token in special if token not in vocab]
     if missing:
-        raise InputError(f"vocabulary {path} lacks {', '.join(missing)}", "is it the model's WordPiece vocabulary?")
+        raise InputError(f"vocabulary {path} lacks {', '.join(missing):.200}", "is it the model's WordPiece vocabulary?")
     return vocab
 
 
