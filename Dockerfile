@@ -15,7 +15,7 @@ WORKDIR /workspace/bert
 COPY requirements*.txt ./
 RUN sed --in-place '/^tensorrt==/d' requirements-gpu.txt \
  && python3 -m pip install --no-cache-dir -r requirements.txt -r requirements-convert.txt -r requirements-notebook.txt \
-      -r requirements-report.txt -r requirements-dev.txt -r requirements-gpu.txt
+      -r requirements-report.txt -r requirements-torch.txt -r requirements-dev.txt -r requirements-gpu.txt
 
 COPY CMakeLists.txt ./
 COPY infer_c infer_c

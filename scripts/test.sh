@@ -20,7 +20,7 @@ if [[ ${1-} == --fast ]]; then
   )
   setup requirements.txt requirements-dev.txt
 else
-  setup requirements.txt requirements-convert.txt requirements-notebook.txt requirements-report.txt requirements-dev.txt
+  setup requirements.txt requirements-{convert,torch,notebook,report,dev}.txt
 fi
 
 .venv/bin/python -m ruff check .

@@ -11,7 +11,7 @@ import pytest
 
 from helpers import backends
 from helpers.commands.flags import FLAGS
-from helpers.errors import InputError, spelled
+from helpers.errors import InputError, listed, spelled
 from tests.running import ROOT
 
 
@@ -68,3 +68,11 @@ def test_every_field_in_a_hint_or_warning_has_a_flag() -> None:
     assert found > {"sequence_length", "vocab_file", "int8_attention", "sparse", "pickle"}
     assert found <= set(FLAGS)
     assert {name for backend in backends.NAMES for name in backends.find(backend).ignores} <= set(FLAGS)
+
+
+@pytest.mark.parametrize(
+    ("count", "told"), [(0, ""), (1, "0"), (2, "0, 1"), (3, "0, 1, 2"), (4, "0, 1, 2, and 1 more"), (100, "0, 1, 2, and 97 more")]
+)
+def test_listed(count: int, told: str) -> None:
+    assert listed([str(i) for i in range(count)]) == told
+    assert listed([str(i) for i in range(count)], "; ") == told.replace(", ", "; ")

@@ -468,7 +468,8 @@ def reduced(shape: tuple[int, ...], data: bytes, dtype: str = "f4") -> Call:
 
 def rebuilt(size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0) -> Call:
     """What PyTorch writes for a tensor of three elements."""
-    storage = Call(torch.storage._load_from_bytes, torch_saved(torch.zeros(3).storage(), _use_new_zipfile_serialization=False))
+    three = torch.storage.TypedStorage(wrap_storage=torch.UntypedStorage(12), dtype=torch.float32, _internal=True)
+    storage = Call(torch.storage._load_from_bytes, torch_saved(three, _use_new_zipfile_serialization=False))
     return Call(torch._utils._rebuild_tensor_v2, storage, offset, size, stride, False, OrderedDict())
 
 

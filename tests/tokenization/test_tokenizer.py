@@ -37,6 +37,14 @@ def test_what_is_no_tokenizer(text: str) -> None:
     assert str(error.value).isprintable()
 
 
+def test_special_tokens_that_are_not_there() -> None:
+    tokenizer, _ = read(MODEL, BERT, TOKENIZERS)
+    for name in ("[NONE]", "", "\ud800", "a" * 1000):
+        with pytest.raises(InputError, match=r"^the tokenizer has no token ") as error:
+            tokenizer.ids([name])
+        assert len(str(error.value)) < 150
+
+
 @settings(max_examples=200)
 @given(text=st.text(st.sampled_from("ab \n\u3000\u00a0é")), data=st.data())
 def test_trimmed(text: str, data: st.DataObject) -> None:
