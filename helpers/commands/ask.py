@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from helpers import engine_file, files, reading
-from helpers.commands import cli, texts, unfinished
+from helpers.commands import bars, cli, texts, unfinished
 from helpers.commands.flags import FLAGS
 from helpers.config import FEATURE_EXTRACTION, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION
 from helpers.engine_file import Description
@@ -164,7 +164,7 @@ def run(request: AskRequest) -> None:
     if request.squad_json:
         passages, questions = squad.read(request.squad_json)
 
-    with cli.elapsed(f"Loading {request.engine}", cli.SLOW):
+    with cli.elapsed(f"Loading {request.engine}", bars.SLOW):
         opened = Reader.open(
             request.engine,
             backend=request.backend,
@@ -223,16 +223,12 @@ def prompt() -> Iterator[str]:
 
 def print_answer(reader: Reader, options: Options, passage: str, question: str) -> None:
     """Answers one question and prints the rate, the answer and its probability."""
-    with cli.elapsed("Tokenizing", cli.SLOW):
+    with cli.elapsed("Tokenizing", bars.SLOW):
         encoded = reader.encode([passage], [question], [0], options)
     for _ in reader.run(replace(encoded, windows=encoded.windows[:1])):
         pass  # the first run of an engine takes longer, and says nothing of the rate
-    results = []
     start = time.perf_counter()
-    with cli.slow(len(encoded.windows), " windows") as bar:
-        for indexes, logits in reader.run(encoded):
-            results.append((indexes, logits))
-            bar.update(len(indexes))
+    results = list(bars.through(reader.run(encoded), len(encoded.windows), " windows", lambda batch: len(batch[0])))
     rate = len(encoded.windows) / (time.perf_counter() - start)
     [(_, found)] = collect(encoded, results, options)
     print(f"{RULE}\nRunning inference in {rate:.3f} Sentences/Sec\n{RULE}")
@@ -261,7 +257,7 @@ def score(reader: Reader, request: AskRequest, options: Options, passages: list[
     """Answers all questions of a SQuAD file; if a signal ends that, those answered so far are kept."""
     from tqdm import tqdm
 
-    with cli.elapsed("Tokenizing", cli.SLOW):
+    with cli.elapsed("Tokenizing", bars.SLOW):
         encoded = reader.encode_squad(passages, questions, options)
     nbest: dict[int, list[dict[str, Any]]] = {}
     odds: dict[str, float] = {}

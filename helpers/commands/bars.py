@@ -1,11 +1,16 @@
-"""A bar for work that takes more than two seconds, which moves on also while one step of it takes longer than that."""
+"""Bars for work that takes more than two seconds."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Callable
+
+from helpers.progress import T
+
+SLOW = 2.0  # seconds of work without a word
 
 
 @contextmanager
@@ -19,7 +24,7 @@ def bar(what: str, unit: str, total: int | None = None, leave: bool = False) -> 
     """
     from tqdm import tqdm
 
-    with tqdm(None, what, total, leave, unit=unit, delay=2, mininterval=1, miniters=0, smoothing=0) as shown:
+    with tqdm(None, what, total, leave, unit=unit, delay=SLOW, mininterval=1, miniters=0, smoothing=0) as shown:
         done = threading.Event()
 
         def draw() -> None:
@@ -33,3 +38,21 @@ def bar(what: str, unit: str, total: int | None = None, leave: bool = False) -> 
         finally:
             done.set()
             thread.join()
+
+
+def through(parts: Iterable[T], total: int, unit: str, size: Callable[[T], int]) -> Iterator[T]:
+    """Goes through parts of work, of which each is so many units, with a bar if that takes long."""
+    done, start, bar = 0, time.monotonic(), None
+    try:
+        for part in parts:
+            yield part
+            done += size(part)
+            if bar:
+                bar.update(size(part))
+            elif time.monotonic() - start > SLOW:
+                from tqdm import tqdm  # which takes time itself
+
+                bar = tqdm(total=total, unit=unit, initial=done, smoothing=0)
+    finally:
+        if bar:
+            bar.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import backends, checkpoints, engine_file, files
-from helpers.commands import cli
+from helpers.commands import bars, cli
 from helpers.config import TASKS, BertConfig
 from helpers.request import BuildRequest, Calibration
 
@@ -67,6 +67,6 @@ def run(request: BuildRequest, backend: str, output: Path) -> None:
     files.check_outputs((output, engine_file.description_path(output), *request.outputs()), request.inputs())
     family = BertConfig.load(request.folder, request.task).family
     built = backends.choose(backend, family, cli.warn).build(request, cli.Terminal())
-    with cli.elapsed(f"Writing {output}", cli.SLOW):
+    with cli.elapsed(f"Writing {output}", bars.SLOW):
         engine_file.save(output, built)
     print(f"Wrote {output} ({len(built.blob) / (1 << 20):.1f} MiB) and {engine_file.description_path(output).name}")

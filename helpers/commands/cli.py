@@ -50,16 +50,6 @@ class Terminal(Progress):
         return iter(tqdm(items, what, unit=unit))
 
 
-SLOW = 2.0  # seconds of work without a word
-
-
-def slow(total: int, unit: str) -> Any:
-    """A bar, tqdm's, that shows where the work takes long."""
-    from tqdm import tqdm
-
-    return tqdm(total=total, unit=unit, smoothing=0, delay=SLOW)
-
-
 def add_backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",

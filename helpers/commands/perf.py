@@ -228,7 +228,7 @@ def run(request: PerfRequest) -> None:
         description = engine_file.read_description(request.engine)
         files.check_outputs([request.json], request.inputs(description), streams=True)
     runtime_options = {"enable_graph": True} if request.enable_graph else {}
-    with cli.elapsed(f"Loading {request.engine}", cli.SLOW):
+    with cli.elapsed(f"Loading {request.engine}", bars.SLOW):
         session, description = backends.open_engine(request.engine, request.backend, request.runtime, **runtime_options)
     longest, layout = request.sequence_length, session.layout
     if longest > layout.max_sequence_length:
@@ -237,7 +237,7 @@ def run(request: PerfRequest) -> None:
         )
     lengths = None
     if request.lengths_file:
-        with cli.elapsed(f"Reading {request.lengths_file}", cli.SLOW):
+        with cli.elapsed(f"Reading {request.lengths_file}", bars.SLOW):
             lengths = read_lengths(request.lengths_file, longest, session, description)
     vocab_size = description.vocab_size if description else session.vocab_size or VOCAB_SIZE
     segments = 1 + description.template[-1] if description and description.template else 1

@@ -11,7 +11,7 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 
 from helpers import files
-from helpers.commands import cli, unfinished
+from helpers.commands import bars, unfinished
 from helpers.config import FEATURE_EXTRACTION, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from helpers.errors import printable
 from helpers.qa.windows import Options
@@ -77,8 +77,6 @@ def read(
         question: stands before each text, as the first of a pair.
         output: None to print.
     """
-    from tqdm import tqdm
-
     pairs = None if question is None else texts
     encoded = reader.encode_texts(texts if question is None else [question] * len(texts), pairs, options)
     results = reader.results(encoded, batch_size, options.top_k, pooling)
@@ -95,13 +93,12 @@ def read(
             json.loads(line)[kind.name]
 
     if output is None:
-        with cli.slow(len(texts), " texts") as bar:
-            for i, value in results:
-                found[i] = value
-                bar.update()
+        found = dict(bars.through(results, len(texts), " texts", lambda _: 1))
         for i, text in enumerate(texts):
             print(*map(printable, (title(text), *(f"  {line}" for line in kind.lines(found[i])))), sep="\n")
         return
+    from tqdm import tqdm
+
     with unfinished.kept(output, unfinished.Form("texts", len(texts), done, fits)):
         for i, value in tqdm(results, total=len(texts), unit=" texts", smoothing=0):
             found[i] = value

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from helpers.commands import bars
 from helpers.commands.bars import bar
 
 
@@ -22,3 +23,17 @@ def test_bar(capsys: pytest.CaptureFixture[str]) -> None:
             shown.n = 3
         out, err = capsys.readouterr()
         assert (out, bool(re.fullmatch(says, err))) == ("", True), err
+
+
+def test_through(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Everything comes through; a bar shows from where it takes long, at what is done by then, and is closed with it."""
+    monkeypatch.setattr(bars, "SLOW", 0.2)
+    parts = ["a", "bcd", "ef", "g"]
+    assert list(bars.through(parts, 7, " letters", len)) == parts
+    assert capsys.readouterr() == ("", "")
+    for part, name in zip(bars.through(parts, 7, " letters", len), parts):
+        assert part == name
+        time.sleep(0.15)
+    out, err = capsys.readouterr()
+    assert (out, re.findall(r"(\d)/7 \[", err)[0], re.findall(r"(\d)/7 \[", err)[-1]) == ("", "4", "7")
+    assert err.endswith("\n")
