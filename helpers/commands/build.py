@@ -9,6 +9,7 @@ from typing import Any
 from helpers import backends, checkpoints, engine_file, files
 from helpers.commands import bars, cli
 from helpers.config import TASKS, BertConfig
+from helpers.quantization import calibration
 from helpers.request import BuildRequest, Calibration
 
 SHARED = ("config_dir", "vocab_file", "task", "fp16", "int8", "sparse", "workspace_mib", "timing_cache", "verbose")
@@ -65,6 +66,8 @@ def run(request: BuildRequest, backend: str, output: Path) -> None:
         InputError: anything in the checkpoint, configuration, vocabulary, sizes or paths does not fit.
     """
     files.check_outputs((output, engine_file.description_path(output), *request.outputs()), request.inputs())
+    if request.int8 and request.calibration.cache:
+        calibration.check_cache(request.calibration.cache)
     family = BertConfig.load(request.folder, request.task).family
     built = backends.choose(backend, family, cli.warn).build(request, cli.Terminal())
     with cli.elapsed(f"Writing {output}", bars.SLOW):
