@@ -511,7 +511,8 @@ class Spoiler:
         elif way == 3 and isinstance(holder, dict):
             holder[self.random.choice(self.tokens)] = self.odd()
         elif way == 4 and type(holder[key]) in (int, float):
-            holder[key] *= self.random.choice((-1, 2, 1000, 10**6, 0.5))
+            with suppress(OverflowError):  # a half of thousands of digits
+                holder[key] *= self.random.choice((-1, 2, 1000, 10**6, 0.5))
         else:
             holder[key] = self.odd()
         text = json.dumps(value).replace(json.dumps(TWICE)[1:-1], "")
