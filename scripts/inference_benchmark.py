@@ -380,7 +380,7 @@ def run(benchmark: Benchmark, configurations: Sequence[Configuration]) -> None:
             path = benchmark.output / "engines" / f"{name}{'-random' * benchmark.random_weights}.engine"
             at = f"[{i}/{len(configurations)}] {name}"
             try:
-                with cli.elapsed(f"{at}: engine", cli.SLOW):
+                with cli.elapsed(f"{at}: engine", bars.SLOW):
                     build(benchmark, wanted, path)
                 with bars.bar(f"{at}: timing", "batch size", len(benchmark.batch_sizes), leave=True) as shown:
                     timed = measure(benchmark, wanted, path, shown)
