@@ -11,6 +11,7 @@ from typing import Any
 from helpers import checkpoints
 from helpers.checkpoints.folder import FOLDER_FILES, TOKENIZER_FILES
 from helpers.config import CONFIG_NAMES, QUESTION_ANSWERING
+from helpers.engine_file import Description, description_path
 from helpers.errors import InputError
 from helpers.layouts import Profile
 
@@ -120,6 +121,13 @@ class BuildRequest:
             return str(value.resolve()) if isinstance(value, Path) else value
 
         return {name: plain(value) for name, value in asdict(self).items()}
+
+
+def of_engine(engine: Path, description: Description | None) -> Iterator[Path]:
+    """An engine's files, and those that it was built from as far as its description names them: what outputs must not replace."""
+    yield from (engine, description_path(engine))
+    if description:
+        yield from named(description.request)
 
 
 def named(request: Mapping[str, Any]) -> Iterator[Path]:

@@ -137,6 +137,7 @@ def main(argv: list[str]) -> None:
     from helpers import backends, engine_file, files
     from helpers.commands import cli
     from helpers.commands.perf import GRAPHS, VOCAB_SIZE
+    from helpers.request import of_engine
 
     parser = cli.Parser(__doc__)
     cli.add_engine(parser)
@@ -147,7 +148,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args(argv)
     if args.json:
-        files.check_outputs([args.json], [args.engine, engine_file.description_path(args.engine)], streams=True)
+        inputs = of_engine(args.engine, engine_file.read_description(args.engine))
+        files.check_outputs([args.json], inputs, streams=True)
 
     options = {"enable_graph": True} if args.enable_graph else {}
     runtime = GRAPHS if args.enable_graph else args.runtime

@@ -21,7 +21,7 @@ from helpers.qa import squad
 from helpers.qa.spans import Answer, collect
 from helpers.qa.windows import Options
 from helpers.reader import Reader
-from helpers.request import named, of_model
+from helpers.request import of_engine, of_model
 from helpers.tasks.features import POOLINGS
 
 RULE = "-" * 24
@@ -72,12 +72,10 @@ class AskRequest:
 
     def inputs(self, description: Description | None) -> Iterator[Path | None]:
         """The files that are read, and those that the engine was built from."""
-        yield from (self.engine, engine_file.description_path(self.engine))
+        yield from of_engine(self.engine, description)
         yield from (self.passage_file, self.question_file, self.squad_json)
         if self.vocab_file:
             yield from of_model(self.vocab_file)
-        if description:
-            yield from named(description.request)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ from helpers.layouts import Batch, Packed, bounds_of
 from helpers.qa import squad
 from helpers.qa.windows import Options
 from helpers.reader import Reader
-from helpers.request import named
+from helpers.request import of_engine
 from helpers.scheduling import schedule
 
 VOCAB_SIZE = 30522  # of BERT's uncased vocabulary, for an engine without a description
@@ -83,9 +83,7 @@ class PerfRequest:
 
     def inputs(self, description: Description | None) -> Iterator[Path | None]:
         """The files that are read, and those that the engine was built from."""
-        yield from (self.engine, engine_file.description_path(self.engine), self.lengths_file)
-        if description:
-            yield from named(description.request)
+        yield from (*of_engine(self.engine, description), self.lengths_file)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -125,6 +125,7 @@ def test_batches_are_ragged_and_fit(soak: ModuleType, layout: Any) -> None:
         ("-e absent --seconds 1", "engine absent cannot be read"),
         ("-e padded.engine --seconds -1", "argument --seconds"),
         ("-e padded.engine --json padded.engine", "output padded.engine is read as well"),
+        ("-e padded.engine --json model/vocab.txt", "output model/vocab.txt is read as well"),
         ("-e padded.engine --enable-graph", "which the runtime extension does not run"),
     ],
 )
