@@ -33,10 +33,10 @@ MARGIN = 1 << 20  # bytes that the host's may grow by: malloc keeps what it like
 
 
 class Memory(NamedTuple):
-    """Bytes in use; `gpu` is of the whole GPU, which nobody else may use meanwhile, and None without one."""
+    """Bytes in use; `gpu` is of the whole GPU, which nobody else may use meanwhile, and 0 without one."""
 
     host: int
-    gpu: int | None
+    gpu: int
 
 
 def ragged(layout: Layout, vocab_size: int, segments: int, seed: int) -> Iterator[Batch]:
@@ -69,7 +69,7 @@ def in_use(session: Session) -> Memory:
     rollup = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
     [host] = (int(line.split()[1]) << 10 for line in rollup.splitlines() if line.startswith("Anonymous:"))
     if not backends.find(session.backend).on_gpu:
-        return Memory(host, None)
+        return Memory(host, 0)
     from helpers.backends.tensorrt import runtime
 
     free, total = runtime.cuda().mem_get_info()
@@ -95,10 +95,12 @@ def soak(session: Session, batches: list[Batch], seconds: float, seed: int) -> d
 
     from helpers.commands import bars
 
-    generator, first, seen = np.random.default_rng(seed), dict[int, str](), list[Memory]()
-    start, count, changed = time.monotonic(), 0, set[int]()
+    generator, first, changed = np.random.default_rng(seed), dict[int, str](), set[int]()
+    # Of what was in use: a list of it all would itself be a megabyte after ten minutes.
+    began = least = most = Memory(0, 0)
+    start, count, measured = time.monotonic(), 0, 0
     with bars.bar("Soaking", unit=" batches") as shown:
-        while (spent := time.monotonic() - start) < seconds or len(seen) < 2:
+        while (spent := time.monotonic() - start) < seconds or measured < 2:
             order = generator.permutation(len(batches)) if first else np.arange(len(batches))
             for i, logits in zip(order.tolist(), session.stream(batches[i] for i in order)):
                 found = digest(logits)
@@ -107,17 +109,19 @@ def soak(session: Session, batches: list[Batch], seconds: float, seed: int) -> d
                 count += 1
                 shown.n = count
             if spent > min(SETTLED, seconds / 2):
-                seen.append(in_use(session))
-    gpu = [memory.gpu for memory in seen if memory.gpu is not None]
+                now, measured = in_use(session), measured + 1
+                if measured == 1:
+                    began = least = most = now
+                least, most = Memory(*map(min, zip(least, now))), Memory(*map(max, zip(most, now)))
     return {
         "seconds": round(time.monotonic() - start, 1),
         "batches": count,
         "changed_batches": sorted(changed),
-        "host_bytes": seen[0].host,
-        "host_grew_bytes": max(memory.host for memory in seen) - seen[0].host,
-        "gpu_bytes": seen[0].gpu,
-        "gpu_moved_bytes": max(gpu) - min(gpu) if gpu else None,
-        "measured": len(seen),
+        "host_bytes": began.host,
+        "host_grew_bytes": most.host - began.host,
+        "gpu_bytes": began.gpu,
+        "gpu_moved_bytes": most.gpu - least.gpu,
+        "measured": measured,
     }
 
 
@@ -165,7 +169,7 @@ def main(argv: list[str]) -> None:
     if found:
         process.complain("error", f"{', '.join(found)}, over {figures['batches']} batches in {figures['seconds']} s")
         raise SystemExit(1)
-    gpu = "" if figures["gpu_bytes"] is None else f", the GPU's flat at {figures['gpu_bytes']} bytes"
+    gpu = "" if not figures["gpu_bytes"] else f", the GPU's flat at {figures['gpu_bytes']} bytes"
     print(
         f"{figures['batches']} batches in {figures['seconds']} s, every one as the first time; the host's memory grew by "
         f"{figures['host_grew_bytes']} bytes from {figures['host_bytes']}{gpu}"

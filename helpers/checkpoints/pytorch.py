@@ -165,7 +165,10 @@ def read_safetensors(path: Path) -> Tensors:
             return np.require(raw.view(FLOATS[dtype]), requirements="A").reshape(shape)
         return spelled_out(dtype)
 
-    tensors = {name: entry(told) for name, told in header.items()}
+    try:
+        tensors = {name: entry(told) for name, told in header.items()}
+    except ValueError as e:  # more dimensions than NumPy has
+        raise InputError(f"{path} is not a whole safetensors file: {e}") from e
     # Tensors that share their numbers are stored once: safetensors' save_model notes the other names.
     return Tensors.of({**{name: tensors[other] for name, other in shared.items() if other in tensors}, **tensors})
 

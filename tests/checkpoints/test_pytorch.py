@@ -210,6 +210,14 @@ def test_index_that_is_damaged(content: str | bytes, says: str, tmp_path: Path) 
     assert says in message
 
 
+def test_tensor_of_more_dimensions_than_numpy_has(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file({"deep": torch.zeros([1] * 70)}, path)
+    assert message_of(pytorch.load, path, CONFIG).startswith(
+        f"{path} is not a whole safetensors file: maximum supported dimension"
+    )
+
+
 # What is not copied
 
 
