@@ -1,5 +1,5 @@
 // The whole encoder: checked against plain float32 (reference.cuh), then timed. See README.md.
-//   bench parts|models|wrong|saturation|threads|replays|times [what the name contains]
+//   bench parts|models|small|wrong|saturation|threads|replays|times [what the name contains]
 #include <atomic>
 #include <map>
 #include <thread>
@@ -273,6 +273,18 @@ void check_models(const std::string& only) {
     }
 }
 
+// A few small ones, for compute-sanitizer.
+void check_small() {
+    for (Type type : {Type::float16, Type::bfloat16})
+        for (int head_size : {64, 40, 128}) {
+            Form f{"heads of " + std::to_string(head_size), 1,   head_size == 40 ? 320 : 256,
+                   head_size == 40 ? 8 : 256 / head_size,   512, type};
+            f.pooled = f.dense = head_size == 128;
+            check_model(f, {64, 1, 130, 65});
+            check_model(f, {77, 1, 50}, 700);
+        }
+}
+
 // ---- the parts that are no products and no attention, each alone
 
 void check_plan() {
@@ -433,8 +445,8 @@ void check_rows(Type type, int columns, int rows, float mean, float scale) {
         d = difference(got, width ? wanted.get() : last.get(), outputs);
         bool kept = true, all_nan = true;
         for (std::size_t i = outputs; i < outputs_room; i++) kept &= !std::memcmp(&got[i], "\xff\xff\xff\xff", 4);
-        expect(d.relative < 1e-5 && kept, name + "head of width " + std::to_string(width) + ", relative " +
-                                              std::to_string(d.relative) + " at " + std::to_string(d.where));
+        expect(d.largest < 1e-4 && kept, name + "head of width " + std::to_string(width) + ", relative " +
+                                             std::to_string(d.relative) + " at " + std::to_string(d.where));
         CHECK(cudaMemset(logits.data, 0, outputs_room * 4));
         head(nullptr, s, linear, out.data, ragged.plan, {logits.data, bad.data});
         CHECK(cudaDeviceSynchronize());
@@ -758,16 +770,13 @@ void time_all(const std::string& only) {
 
 int main(int count, char** arguments) {
     const std::string command = count > 1 ? arguments[1] : "", only = count > 2 ? arguments[2] : "";
-    const std::map<std::string, std::function<void()>> commands{{"parts", check_parts},
-                                                                {"models", [&] { check_models(only); }},
-                                                                {"wrong", check_wrong},
-                                                                {"saturation", check_saturation},
-                                                                {"threads", check_threads},
-                                                                {"replays", check_replays},
-                                                                {"times", [&] { time_all(only); }}};
+    const std::map<std::string, std::function<void()>> commands{
+        {"parts", check_parts},     {"models", [&] { check_models(only); }}, {"small", check_small},
+        {"wrong", check_wrong},     {"saturation", check_saturation},        {"threads", check_threads},
+        {"replays", check_replays}, {"times", [&] { time_all(only); }}};
     const auto found = commands.find(command);
     if (found == commands.end())
-        return printf("bench parts|models|wrong|saturation|threads|replays|times [what the name contains]\n"), 2;
+        return printf("bench parts|models|small|wrong|saturation|threads|replays|times [what the name contains]\n"), 2;
     try {
         found->second();
     } catch (const Error& e) {

@@ -55,7 +55,8 @@ __global__ void fill_normal(T* out, std::size_t n, float scale, unsigned seed) {
             return ((x ^ (x >> 16)) >> 8) * 0x1p-24f;
         };
         float u = hash(unsigned(2 * i + 1)), v = hash(unsigned(2 * i + 2));
-        out[i] = T(scale * sqrtf(-2.f * logf(u + 0x1p-25f)) * cosf(6.2831853f * v));
+        const float x = scale * sqrtf(-2.f * logf(u + 0x1p-25f)) * cosf(6.2831853f * v);
+        out[i] = T(fminf(fmaxf(x, -65504.f), 65504.f));  // what float16 holds
     }
 }
 template <typename T>

@@ -20,7 +20,7 @@ __device__ __forceinline__ void trace(int i, const float* bias) {
 using namespace bert;
 using namespace bert::bench;
 
-using Run = void (*)(cudaStream_t, const ProductCall&, const CUtensorMap&, int, int, int, const Folded&);
+using Run = void (*)(cudaStream_t, const ProductCall&, const CUtensorMap&, const Way&, const Folded&);
 struct Instance {
     int columns, cluster;
     Run run[2][2];  // [bfloat16][norm]
@@ -155,9 +155,9 @@ void check(const std::vector<Instance>& all, int n, int k, int tokens, int max_t
         CHECK(cudaDeviceSynchronize());
         const int kernels = 2 - cases % 2;
         ProductCall call{type, {weight.data, bias.data}, n, k, form, x.data, with_residual ? residual.data : nullptr, host.plan, got.data, nullptr};
-        each.run[type == Type::bfloat16][norm](0, call, map, kernels, 2 + cases % 3, 0, folded);
+        each.run[type == Type::bfloat16][norm](0, call, map, {kernels, 1 + cases % 4, 0, cases % 2}, folded);
         call.out = again.data;
-        each.run[type == Type::bfloat16][norm](0, call, map, kernels, 2 + cases % 3, 0, folded);
+        each.run[type == Type::bfloat16][norm](0, call, map, {kernels, 1 + cases % 4, 0, cases % 2}, folded);
         compare<<<128, 256>>>(got.data, again.data, want.data, tokens, max_tokens, n, type == Type::float16 ? 0x1.2p-11f : 0x1.2p-8f,
                               floor, report.data);
         CHECK(cudaDeviceSynchronize());
@@ -206,9 +206,6 @@ void checks(int cluster) {
 }
 
 // Chains of products, each with weights of its own: one product in a row, or all of an encoder's.
-struct Way {
-    int kernels = 2, least_x = 3, release = 0;
-};
 enum Norms { without, kernels_of_their_own, folded };
 struct Bench {
     Buffer<__half> weights, a, b, c, d;
@@ -229,7 +226,7 @@ struct Bench {
         const CUtensorMap map = encode_weights(Type::float16, weights.data + at, n, k, instance->columns);
         const ProductCall call{Type::float16, {weights.data + at, bias.data + number * 8192}, n, k, form, x, residual, host.plan, out, nullptr};
         at += std::size_t(n) * k, number++;
-        return [=](cudaStream_t stream) { instance->run[0][norm](stream, call, map, way.kernels, way.least_x, way.release, folded); };
+        return [=](cudaStream_t stream) { instance->run[0][norm](stream, call, map, way, folded); };
     }
     static std::function<void(cudaStream_t)> all(std::vector<std::function<void(cudaStream_t)>> parts) {
         return [=](cudaStream_t stream) {
@@ -245,7 +242,8 @@ struct Bench {
         }
         return all(parts);
     }
-    std::function<void(cudaStream_t)> layers(int e, int f, int count, std::vector<const Instance*> i, Way way, Norms norms) {
+    std::function<void(cudaStream_t)> layers(int e, int f, int count, std::vector<const Instance*> i, std::vector<Way> way, Norms norms) {
+        way.resize(4, way[0]);
         std::vector<std::function<void(cudaStream_t)>> parts;
         at = 0, number = 0;
         float *gamma = bias.data, *beta = bias.data + 8192;
@@ -257,11 +255,11 @@ struct Bench {
                 parts.push_back([=](cudaStream_t stream) { layer_norm(stream, Type::float16, x, {gamma, beta}, 1e-12f, e, host.plan, x); });
         };
         for (int l = 0; l < count; l++) {
-            parts.push_back(product(i[0], way, 3 * e, e, Activation::none, a.data, nullptr, b.data, fold, x_norm(0)));
-            parts.push_back(product(i[1], way, e, e, Activation::none, b.data, a.data, c.data, false, residual_norm(0)));
+            parts.push_back(product(i[0], way[0], 3 * e, e, Activation::none, a.data, nullptr, b.data, fold, x_norm(0)));
+            parts.push_back(product(i[1], way[1], e, e, Activation::none, b.data, a.data, c.data, false, residual_norm(0)));
             normalise(c.data);
-            parts.push_back(product(i[2], way, f, e, Activation::gelu_erf, c.data, nullptr, d.data, fold, x_norm(1)));
-            parts.push_back(product(i[3], way, e, f, Activation::none, d.data, c.data, a.data, false, residual_norm(1)));
+            parts.push_back(product(i[2], way[2], f, e, Activation::gelu_erf, c.data, nullptr, d.data, fold, x_norm(1)));
+            parts.push_back(product(i[3], way[3], e, f, Activation::none, d.data, c.data, a.data, false, residual_norm(1)));
             normalise(a.data);
         }
         return all(parts);
@@ -275,42 +273,50 @@ const Instance* find(const std::vector<Instance>& all, int columns, int cluster)
 }
 
 // Each shape alone, µs a kernel; then the chain of the best ones.
-void time_model(const std::vector<Instance>& all, const char* name, int e, int f, int count, std::vector<int> tokens, int kernels) {
+void time_model(const std::vector<Instance>& all, const char* name, int e, int f, int count, std::vector<int> tokens, std::vector<Way> ways) {
     const std::size_t numbers = std::size_t(count) * (4 * e * std::size_t(e) + 2 * e * std::size_t(f));
     const int shapes[4][2] = {{3 * e, e}, {e, e}, {f, e}, {e, f}};
-    printf("%s, %d kernels a multiprocessor, us a kernel alone in a row; T", name, kernels);
-    for (int t : tokens) printf(" %d", t);
-    printf("\n");
-    std::map<int, std::map<int, std::vector<std::pair<double, const Instance*>>>> found;
+    printf("%s, us a kernel alone in a row: columns/cluster/kernels a multiprocessor.least x slots\n", name);
+    struct Tried {
+        double us;
+        const Instance* instance;
+        Way way;
+        bool operator<(const Tried& other) const { return us < other.us; }
+    };
+    std::map<int, std::map<int, std::vector<Tried>>> found;
     for (int t : tokens) {
         Bench bench(numbers, t, std::max(f, 3 * e), 4 * 24);
         for (int s = 0; s < 4; s++) {
             const int n = shapes[s][0], k = shapes[s][1];
-            std::vector<const Instance*> tried;
+            std::vector<Tried> tried;
             std::vector<std::function<void(cudaStream_t)>> variants;
             const int length = int(std::min<std::size_t>(96, numbers / (std::size_t(n) * k)));
             for (const auto& i : all) {
                 const int blocks = (n + i.columns - 1) / i.columns * i.cluster;
                 if (blocks < 60 || blocks > 272) continue;
-                tried.push_back(&i);
-                variants.push_back(bench.row(&i, {kernels}, n, k, s == 2 ? Activation::gelu_erf : Activation::none, s % 2 == 1, length));
+                for (Way way : ways) tried.push_back({0, &i, way}), variants.push_back(bench.row(&i, way, n, k, s == 2 ? Activation::gelu_erf : Activation::none, s % 2 == 1, length));
             }
-            const auto ms = times(variants, 2, 9, 0.1);
-            for (std::size_t i = 0; i < tried.size(); i++) found[s][t].push_back({ms[i] * 1e3 / length, tried[i]});
+            const auto ms = times(variants, 2, 9, 0.05);
+            for (std::size_t i = 0; i < tried.size(); i++) tried[i].us = ms[i] * 1e3 / length;
+            found[s][t] = tried;
             std::sort(found[s][t].begin(), found[s][t].end());
         }
         std::vector<std::function<void(cudaStream_t)>> variants;
-        auto best = [&](int place) {
-            return std::vector<const Instance*>{found[0][t][place].second, found[1][t][place].second, found[2][t][place].second, found[3][t][place].second};
+        auto chain = [&](int place, Norms norms, int release = 0) {
+            std::vector<const Instance*> i;
+            std::vector<Way> way;
+            for (int s = 0; s < 4; s++) i.push_back(found[s][t][place].instance), way.push_back(found[s][t][place].way), way.back().release = release;
+            return bench.layers(e, f, count, i, way, norms);
         };
-        for (Norms norms : {without, kernels_of_their_own, folded}) variants.push_back(bench.layers(e, f, count, best(0), {kernels}, norms));
-        variants.push_back(bench.layers(e, f, count, best(1), {kernels}, without));
-        variants.push_back(bench.layers(e, f, count, best(0), {kernels, 3, 1}, without));
+        variants = {chain(0, without), chain(0, kernels_of_their_own), chain(0, folded), chain(1, without), chain(0, without, 1)};
         const auto ms = times(variants, 2, 15, 0.2);
         for (int s = 0; s < 4; s++) {
             printf("  T %3d %4dx%4d:", t, shapes[s][1], shapes[s][0]);
             for (std::size_t i = 0; i < std::min<std::size_t>(found[s][t].size(), 9); i++)
-                printf(" %d/%d %.2f", found[s][t][i].second->columns, found[s][t][i].second->cluster, found[s][t][i].first);
+                {
+                const Tried& f = found[s][t][i];
+                printf(" %d/%d/%d.%d %.2f", f.instance->columns, f.instance->cluster, f.way.kernels, f.way.least_x, f.us);
+            }
             printf("\n");
         }
         printf("  T %3d chain of the best: %.4f ms, with layer norms %.4f, folded %.4f; of the second %.4f; of the best, released late %.4f\n", t,
@@ -327,21 +333,21 @@ void chains(const std::vector<Instance>& all) {
             std::vector<std::function<void(cudaStream_t)>> variants;
             std::vector<const Instance*> i;
             for (int j = 0; j < 4; j++) i.push_back(find(all, s[2 * j], s[2 * j + 1]));
-            const Way ways[] = {{2, 3, 0}, {2, 2, 0}, {2, 4, 0}, {1, 8, 0}, {3, 2, 0}, {2, 3, 1}, {2, 3, 2}};
-            for (auto& way : ways) variants.push_back(bench.layers(1024, 4096, 24, i, way, without));
-            variants.push_back(bench.layers(1024, 4096, 24, i, {}, kernels_of_their_own));
-            variants.push_back(bench.layers(1024, 4096, 24, i, {}, folded));
+            const std::vector<Way> ways = {{2, 1, 0, 1}, {2, 2, 0, 1}, {2, 2, 0, 0}, {2, 3, 0, 1}, {2, 3, 0, 0}, {1, 8, 0, 0}, {3, 1, 0, 1}, {2, 2, 1, 1}, {2, 2, 2, 1}};
+            for (auto& way : ways) variants.push_back(bench.layers(1024, 4096, 24, i, {way}, without));
+            variants.push_back(bench.layers(1024, 4096, 24, i, {{}}, kernels_of_their_own));
+            variants.push_back(bench.layers(1024, 4096, 24, i, {{}}, folded));
             const auto ms = times(variants, 2, 11, 0.1);
-            printf("T %d large %d/%d %d/%d %d/%d %d/%d (kernels,least x,release):", t, s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]);
-            for (int j = 0; j < 7; j++) printf(" (%d,%d,%d) %.4f", ways[j].kernels, ways[j].least_x, ways[j].release, ms[j]);
-            printf(" | layer norms %.4f, folded %.4f", ms[7], ms[8]);
+            printf("T %d large %d/%d %d/%d %d/%d %d/%d (kernels,least x,release,prefetch):", t, s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]);
+            for (std::size_t j = 0; j < ways.size(); j++) printf(" %d%d%d%d %.4f", ways[j].kernels, ways[j].least_x, ways[j].release, ways[j].prefetch, ms[j]);
+            printf(" | layer norms %.4f, folded %.4f", ms[ways.size()], ms[ways.size() + 1]);
             printf("\n");
         }
     }
 }
 
 #ifdef TRACE
-void traced(const std::vector<Instance>& all, int t, std::vector<int> s, int kernels, Norms norms = without) {
+void traced(const std::vector<Instance>& all, int t, std::vector<int> s, Way way, Norms norms = without) {
     Bench bench(std::size_t(24) * 12 * 1024 * 1024, t, 4096, 96);
     Buffer<unsigned long long> data(96 * 256 * 8);
     CHECK(cudaMemset(data.data, 0, data.size * 8));
@@ -349,11 +355,11 @@ void traced(const std::vector<Instance>& all, int t, std::vector<int> s, int ker
     CHECK(cudaMemcpyToSymbol(trace_data, &data.data, sizeof(void*)));
     std::vector<const Instance*> i;
     for (int j = 0; j < 4; j++) i.push_back(find(all, s[2 * j], s[2 * j + 1]));
-    const auto chain = bench.layers(1024, 4096, 24, i, {kernels}, norms);
+    const auto chain = bench.layers(1024, 4096, 24, i, {way}, norms);
     const auto ms = times({chain}, 1, 5, 0.05);
     const auto got = data.get();
-    printf("T %d %d/%d %d/%d %d/%d %d/%d, %d kernels: %.4f ms; ns from the previous kernel's last end: first, mean, last block\n", t, s[0], s[1], s[2], s[3],
-           s[4], s[5], s[6], s[7], kernels, ms[0]);
+    printf("T %d %d/%d %d/%d %d/%d %d/%d, %d kernels, %d x%s: %.4f ms; ns from the previous kernel's last end: first, mean, last block\n", t, s[0], s[1], s[2], s[3],
+           s[4], s[5], s[6], s[7], way.kernels, way.least_x, norms == folded ? ", folded" : "", ms[0]);
     const char* names[6] = {"begin", "waited", "x here", "multiplied", "sums here", "end"};
     for (int q = 0; q < 4; q++) {
         double first[6] = {}, mean[6] = {}, last[6] = {};
@@ -384,21 +390,22 @@ int main(int argc, char** argv) try {
     }
     const auto all = instances();
     if (what == "time") {
-        time_model(all, "large", 1024, 4096, 24, {64, 128, 256, 384, 512}, 2);
-        time_model(all, "base", 768, 3072, 12, {128, 384}, 2);
+        time_model(all, "large", 1024, 4096, 24, {128, 384}, {{2, 1}, {2, 3}, {1, 8}});
+        time_model(all, "large", 1024, 4096, 24, {16, 64, 256, 512}, {{2, 2}});
+        time_model(all, "base", 768, 3072, 12, {128, 384}, {{2, 2}});
     }
     if (what == "chain") chains(all);
     if (what == "small") {
-        time_model(all, "large", 1024, 4096, 24, {1, 768}, 2);
-        time_model(all, "MiniLM", 384, 1536, 6, {128, 384}, 2);
+        time_model(all, "large", 1024, 4096, 24, {1, 768}, {{}});
+        time_model(all, "MiniLM", 384, 1536, 6, {128, 384}, {{}});
     }
 #ifdef TRACE
     if (what == "trace") {
-        traced(all, 128, {96, 4, 64, 8, 128, 4, 64, 8}, 2);
-        traced(all, 128, {48, 2, 32, 4, 64, 2, 64, 8}, 2);
-        traced(all, 128, {48, 2, 32, 4, 64, 2, 64, 8}, 1);
-        traced(all, 384, {48, 2, 32, 4, 64, 2, 64, 8}, 2);
-        traced(all, 128, {96, 4, 64, 8, 128, 4, 64, 8}, 2, folded);
+        traced(all, 128, {96, 4, 64, 8, 128, 4, 64, 8}, {2, 2});
+        traced(all, 128, {48, 2, 32, 4, 64, 2, 64, 8}, {2, 2});
+        traced(all, 128, {48, 2, 32, 4, 64, 2, 64, 8}, {1, 8});
+        traced(all, 384, {48, 2, 32, 4, 64, 2, 64, 8}, {2, 2});
+        traced(all, 128, {48, 2, 32, 4, 64, 2, 64, 8}, {2, 2}, folded);
     }
 #endif
     if (what == "occupancy")

@@ -26,12 +26,12 @@ template <typename T, int warps, int vectors>
 __global__ void __launch_bounds__(warps == 1 ? 256 : 128)
     embeddings_kernel(Batch batch, Tables tables, LayerNorm norm, float eps, int columns, const int32_t* tokens, void* x,
                       int32_t* status) {
-    __shared__ float sums[2][warps];
     const RowPart<warps, vectors> part(columns);
     release_next();
-    Normaliser<warps, vectors> normaliser(part, norm, eps, sums);
+    Normaliser<warps, vectors> normaliser(part, norm, eps);
 
     const int rows = min(batch.cu_seqlens[batch.sequences], batch.max_tokens);
+    normaliser.ready();
     int32_t wrong = status_ok;
     auto checked = [&](int32_t id, int size, Status otherwise) {
         if (id >= 0 && id < size) return id;

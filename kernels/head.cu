@@ -39,6 +39,7 @@ __global__ void __launch_bounds__(256)
 #pragma unroll 2
         for (int i = 0; i < width; i++) {
             float sum = 0;
+            const float bias = out.bias[i];
             part.load(out.weight, i, packed);
             part.each([&](int v, int) {
                 float weight[8];
@@ -47,7 +48,7 @@ __global__ void __launch_bounds__(256)
                 for (int j = 0; j < 8; j++) sum += value[v][j] * weight[j];
             });
             sum = part.sum(sum, nullptr);
-            if (part.thread == 0) logits[i] = sum + out.bias[i];
+            if (part.thread == 0) logits[i] = sum + bias;
         }
     }
 }

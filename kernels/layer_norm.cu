@@ -6,10 +6,9 @@ namespace {
 template <typename T, int warps, int vectors>
 __global__ void __launch_bounds__(warps == 1 ? 256 : 128)
     layer_norm_kernel(const void* x, LayerNorm norm, float eps, int columns, const int32_t* tokens, int max_tokens, void* out) {
-    __shared__ float sums[2][warps];
     const RowPart<warps, vectors> part(columns);
     release_next();
-    Normaliser<warps, vectors> normaliser(part, norm, eps, sums);
+    Normaliser<warps, vectors> normaliser(part, norm, eps);
     await_previous();
 
     // The first row arrives together with how many rows there are.
@@ -17,6 +16,7 @@ __global__ void __launch_bounds__(warps == 1 ? 256 : 128)
     int row = part.row;
     if (row < max_tokens) part.load(x, row, packed);
     const int rows = min(*tokens, max_tokens);
+    normaliser.ready();
     while (row < rows) {
         float value[vectors][8];
         part.each([&](int v, int) { widen<T>(packed[v], value[v]); });

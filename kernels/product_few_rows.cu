@@ -50,7 +50,7 @@ struct Few {
     int max_tokens, n, k;
     Activation activation;
     int weight_slots, x_slots;  // of each ring; x has one for each warpgroup
-    int release;
+    int release, prefetch;
     Folded folded;
 };
 
@@ -119,6 +119,9 @@ __device__ __forceinline__ void mma(float (&d)[columns / 2], uint64_t a, uint64_
     EITHER(128, "%64", "%65")
 }
 
+__device__ __forceinline__ void prefetch(const CUtensorMap* map, int x, int y) {  // into the L2
+    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(map), "r"(x), "r"(y) : "memory");
+}
 __device__ __forceinline__ uint32_t address_in(uint32_t block, const void* pointer) {
     uint32_t there;
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared(pointer)), "r"(block));
@@ -201,7 +204,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 
     if (threadIdx.x >= CONSUMERS) {
         if (threadIdx.x == CONSUMERS) {
-            prefetch(&weight_map), prefetch(&x_map);
+            hopper::prefetch(&weight_map), hopper::prefetch(&x_map);
             Ring weight, x[2];
             auto fetch_weights = [&](int i) {
                 wait(&barriers.weight_empty[weight.slot], weight.parity ^ 1);
@@ -212,6 +215,8 @@ __global__ void __launch_bounds__(THREADS, 2)
             };
             const int ahead = min(count, p.weight_slots);
             for (int i = 0; i < ahead; i++) fetch_weights(i);
+            if (p.prefetch)
+                for (int i = ahead; i < count; i++) prefetch(&weight_map, (first_chunk + i) * CHUNK, column);
             if (p.release == 0) release_next();
             await_previous();
             MARK(1);
@@ -428,13 +433,17 @@ CUtensorMap encode_weights(Type type, const void* weight, int n, int k, int colu
 
 constexpr int MULTIPROCESSOR = 228 * 1024;  // bytes of shared memory; each block takes 1 KB more than it asks for
 
+struct Way {
+    int kernels = 2, least_x = 2, release = 0, prefetch = 1;
+};
 template <typename T, int columns, int cluster, bool norm>
-void run_few(cudaStream_t stream, const ProductCall& c, const CUtensorMap& weights, int kernels = 2, int least_x = 3, int release = 0,
+void run_few(cudaStream_t stream, const ProductCall& c, const CUtensorMap& weights, const Way& way = {},
              const Folded& folded = {}) {
+    const int kernels = way.kernels, least_x = way.least_x;
     const int count = (c.k / CHUNK + cluster - 1) / cluster, weight_bytes = columns * CHUNK * 2;
     int room = MULTIPROCESSOR / kernels - 1024 - HEADER - sums_bytes<columns, cluster>();
     const int least = std::min(count, least_x);
-    Few p{c.linear.bias, c.residual, c.out, c.plan.tokens, c.plan.max_tokens, c.n, c.k, c.activation, 0, 0, release, folded};
+    Few p{c.linear.bias, c.residual, c.out, c.plan.tokens, c.plan.max_tokens, c.n, c.k, c.activation, 0, 0, way.release, way.prefetch, folded};
     p.weight_slots = std::clamp((room - 2 * least * X_BYTES) / weight_bytes, 1, std::min(count, MOST_SLOTS));
     room -= p.weight_slots * weight_bytes;
     p.x_slots = std::clamp(room / (2 * X_BYTES), 1, std::min(count, MOST_SLOTS));

@@ -14,6 +14,23 @@
 #include "numbers.cuh"
 #include "product.h"
 
+#ifdef PROFILE
+__device__ long long profile_data[264 * 8];
+__device__ __forceinline__ long long cycles_now() {
+    long long x;
+    asm volatile("mov.u64 %0, %%clock64;" : "=l"(x)::"memory");
+    return x;
+}
+__device__ __forceinline__ long long ns_now() {
+    long long x;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(x)::"memory");
+    return x;
+}
+#define P(...) __VA_ARGS__
+#else
+#define P(...)
+#endif
+
 namespace bert {
 namespace {
 
@@ -25,8 +42,9 @@ constexpr int GROUP = 32;  // columns that four threads share, 8 each
 constexpr int THREADS = 384;
 
 // A tile's shape: `columns`, and the blocks of a cluster, below and beside each other.
-template <int columns_, int below_, int beside_>
+template <int columns_, int below_, int beside_, int groups_ = columns_ / below_ / GROUP>
 struct Shape {
+    static constexpr int groups = groups_;  // that one copy takes
     static constexpr int columns = columns_, below = below_, beside = beside_, cluster = below * beside;
     static constexpr int weight_bytes = columns * CHUNK * 2;
     static constexpr int room = 224 * 1024;
@@ -46,7 +64,7 @@ struct Many {
     void* out;
     const int32_t* tokens;
     int max_tokens, n, k;
-    int lag;  // chunks, less than a tile's
+    int lag;  // chunks, less than a tile's and than there are slots: a barrier's parity tells no more phases apart
     int run;  // rows of tiles of a run; 0: all there are
 };
 
@@ -173,6 +191,7 @@ __global__ void __launch_bounds__(THREADS, 1)
     extern __shared__ __align__(1024) unsigned char memory[];
     auto& m = *reinterpret_cast<typename S::Memory*>(memory);
 
+    P(const long long entry = cycles_now(), entry_ns = ns_now();)
     const int rank = S::cluster > 1 ? block_of_cluster() : 0, row_rank = rank % below, column_rank = rank / below;
     const int cluster = blockIdx.x / S::cluster, clusters = gridDim.x / S::cluster;
     const int chunks = p.k / CHUNK;
@@ -209,8 +228,10 @@ __global__ void __launch_bounds__(THREADS, 1)
                 uint64_t* full = &m.weights_full[ring.slot];
                 arrive_expecting(full, S::weight_bytes);
                 constexpr int part = columns / below;
-                load_weights<(below > 1)>(m.weights[ring.slot] + row_rank * part * CHUNK * 2, &weight_map, full, j % chunks * CHUNK,
-                                          (column_of(column) + row_rank * part) / GROUP, ((1 << below) - 1) << column_rank * below);
+#pragma unroll
+                for (int i = row_rank * part; i < (row_rank + 1) * part; i += S::groups * GROUP)
+                    load_weights<(below > 1)>(m.weights[ring.slot] + i * CHUNK * 2, &weight_map, full, j % chunks * CHUNK,
+                                              (column_of(column) + i) / GROUP, ((1 << below) - 1) << column_rank * below);
                 if (j < p.lag || j >= total) arrive(&m.weights_empty[ring.slot], 4 * below);
                 ring.next();
             };
@@ -276,6 +297,7 @@ __global__ void __launch_bounds__(THREADS, 1)
                 if (lane == 0) arrive(&m.rows_empty[w][slot]);
             }
         };
+        P(long long first = 0, spent_main = 0, spent_end = 0, spent_weights = 0, spent_rows = 0, tiles = 0;)
         for (Run r; runs.next(r);) {
             if (w) weights.skip(p.lag);
             for (int tile = r.first; tile < r.end; tile++) {
@@ -291,6 +313,7 @@ __global__ void __launch_bounds__(THREADS, 1)
                 float d[columns / 2];
                 uint4 residual[columns / GROUP][2];
                 int weights_used = 0, rows_used = 0;
+                P(const long long begin = cycles_now(); if (!tiles) first = begin - entry; tiles++;)
                 for (int i = 0; i < chunks; i++) {
                     if (has_residual && i == max(chunks - 2, 0)) {
 #pragma unroll
@@ -301,8 +324,11 @@ __global__ void __launch_bounds__(THREADS, 1)
                                     residual[g][h] = load16(static_cast<const T*>(p.residual) + std::size_t(row + 8 * h) * p.n + column +
                                                             g * GROUP);
                     }
+                    P(const long long t0 = cycles_now();)
                     wait(&m.weights_full[weights.slot], weights.parity);
+                    P(const long long t1 = cycles_now();)
                     wait(&m.rows_full[w][rows.slot], rows.parity);
+                    P(spent_weights += t1 - t0, spent_rows += cycles_now() - t1;)
                     const uint64_t a = matrix(m.rows[w][rows.slot]), b = matrix(m.weights[weights.slot]);
                     mma_fence();
 #pragma unroll
@@ -315,6 +341,7 @@ __global__ void __launch_bounds__(THREADS, 1)
                 }
                 mma_wait<0>();
                 release_weights(weights_used), release_rows(rows_used);
+                P(const long long middle = cycles_now(); spent_main += middle - begin;)
 
 #pragma unroll
                 for (int g = 0; g < columns / GROUP; g++) {
@@ -341,9 +368,14 @@ __global__ void __launch_bounds__(THREADS, 1)
                             *reinterpret_cast<uint4*>(static_cast<T*>(p.out) + std::size_t(row + 8 * h) * p.n + column + g * GROUP) = out;
                     }
                 }
+                P(spent_end += cycles_now() - middle;)
             }
             if (!w) weights.skip(p.lag);
         }
+        P(if (threadIdx.x % 128 == 0) {
+            const long long all[8] = {first, spent_main, spent_end, spent_weights, spent_rows, cycles_now() - entry, ns_now() - entry_ns, tiles};
+            for (int i = 0; i < 8; i++) profile_data[(blockIdx.x * 2 + w) * 8 + i] = all[i];
+        })
     }
     if constexpr (S::cluster > 1) meet_cluster();  // until nobody writes into this block's memory any more
 }
@@ -373,7 +405,7 @@ void run_many(cudaStream_t stream, const ProductCall& c, const CUtensorMap& weig
     const int tiles = (c.plan.max_tokens + rows - 1) / rows * ((c.n + columns - 1) / columns);
     const CUtensorMap x = encode({c.x, c.type, 2, {cuuint64_t(c.k), cuuint64_t(c.plan.max_tokens)}, {cuuint64_t(c.k) * 2},
                                   {CHUNK, ROWS / S::beside}});
-    const Many p{c.linear.bias, c.residual, c.out, c.plan.tokens, c.plan.max_tokens, c.n, c.k, std::min(lag, c.k / CHUNK - 1), run};
+    const Many p{c.linear.bias, c.residual, c.out, c.plan.tokens, c.plan.max_tokens, c.n, c.k, std::min({lag, c.k / CHUNK - 1, S::weight_slots - 1}), run};
     launch(stream, {unsigned(std::min(tiles, resident) * S::cluster), THREADS, bytes, S::cluster}, kernel, x, weights, p);
 }
 

@@ -73,74 +73,80 @@ struct RowPart {
     }
 };
 
-// Layer normalisation (Ba et al., 2016, arXiv:1607.06450) of a row: (x - mean) / sqrt(variance + eps) · gamma + beta, the mean
-// first, then the squares of what differs from it.
+// 16 bytes from global to shared memory, both at multiples of 16; in the background until arrived().
+__device__ __forceinline__ void copy_async(float* to, const float* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(unsigned(__cvta_generic_to_shared(to))), "l"(from) : "memory");
+}
+__device__ __forceinline__ void arrived() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// Layer normalisation (Ba et al., 2016, arXiv:1607.06450): (x - mean) / sqrt(variance + eps) · gamma + beta; the mean first, then
+// the squares of what differs from it.
 template <int warps, int vectors>
 class Normaliser {
     // gamma and beta: in registers where these suffice, else in shared memory, 2 · columns floats
-    static constexpr bool keep = warps > 1;
-    float gamma_[keep ? vectors : 1][8], beta_[keep ? vectors : 1][8];
-    const RowPart<warps, vectors>& part_;
-    float *shared_, eps_;
-    float (&sums_)[2][warps];
+    static constexpr bool in_registers = warps > 1;
+    float gamma_[in_registers ? vectors : 1][8], beta_[in_registers ? vectors : 1][8];
+    float* shared_;
+    const RowPart<warps, vectors> part_;
+    const float eps_;
 
    public:
-    // Reads weights alone: may be done before await_previous().
-    __device__ __forceinline__ Normaliser(const RowPart<warps, vectors>& part, const LayerNorm& norm, float eps,
-                                          float (&sums)[2][warps])
-        : part_(part), eps_(eps), sums_(sums) {
+    // Begins to fetch gamma and beta: weights alone, so this may be done before await_previous().
+    __device__ __forceinline__ Normaliser(const RowPart<warps, vectors>& part, const LayerNorm& norm, float eps)
+        : part_(part), eps_(eps) {
         extern __shared__ __align__(16) float gamma_and_beta[];
         shared_ = gamma_and_beta;
-        if constexpr (keep) {
+        if constexpr (in_registers)
             part.each([&](int v, int column) { load(norm.gamma + column, gamma_[v]), load(norm.beta + column, beta_[v]); });
-        } else {
-            for (int i = 4 * threadIdx.x; i < part.columns; i += 4 * blockDim.x) {
-                *reinterpret_cast<float4*>(shared_ + i) = *reinterpret_cast<const float4*>(norm.gamma + i);
-                *reinterpret_cast<float4*>(shared_ + part.columns + i) = *reinterpret_cast<const float4*>(norm.beta + i);
-            }
-            __syncthreads();
-        }
+        else
+            for (int i = 4 * threadIdx.x; i < part.columns; i += 4 * blockDim.x)
+                copy_async(shared_ + i, norm.gamma + i), copy_async(shared_ + part.columns + i, norm.beta + i);
+    }
+    // Before the first write; by all of a block's threads.
+    __device__ __forceinline__ void ready() {
+        if constexpr (!in_registers) arrived(), __syncthreads();
     }
     template <typename T>
     __device__ __forceinline__ void write(float (&x)[vectors][8], void* matrix, int row) {
+        __shared__ float sums[2][warps];
         float total = 0, squares = 0;
         part_.each([&](int v, int) {
 #pragma unroll
             for (int i = 0; i < 8; i++) total += x[v][i];
         });
-        const float mean = part_.sum(total, sums_[0]) / part_.columns;
+        const float mean = part_.sum(total, sums[0]) / part_.columns;
         part_.each([&](int v, int) {
 #pragma unroll
             for (int i = 0; i < 8; i++) x[v][i] -= mean, squares += x[v][i] * x[v][i];
         });
-        const float scale = rsqrtf(part_.sum(squares, sums_[1]) / part_.columns + eps_);
+        const float scale = rsqrtf(part_.sum(squares, sums[1]) / part_.columns + eps_);
         asm volatile("" ::: "memory");  // gamma and beta are read here, a vector at a time: registers do not suffice for more
         auto* to = static_cast<uint4*>(matrix) + std::size_t(row) * (part_.columns / 8);
         part_.each([&](int v, int column) {
-            if constexpr (!keep) load(shared_ + column, gamma_[0]), load(shared_ + part_.columns + column, beta_[0]);
+            if constexpr (!in_registers) load(shared_ + column, gamma_[0]), load(shared_ + part_.columns + column, beta_[0]);
             float y[8];
 #pragma unroll
-            for (int i = 0; i < 8; i++) y[i] = x[v][i] * scale * gamma_[keep ? v : 0][i] + beta_[keep ? v : 0][i];
+            for (int i = 0; i < 8; i++) y[i] = x[v][i] * scale * gamma_[in_registers ? v : 0][i] + beta_[in_registers ? v : 0][i];
             to[column / 8] = narrow<T>(y);
         });
     }
 };
 
-constexpr int FEW_ROWS = 2048;  // up to which four warps a row are faster (README.md)
+constexpr int FEW_ROWS = 1024;  // up to which four warps a row are as fast or faster (README.md)
 
-// Calls f(warps, vectors, grid), the first two integral constants, for the kernel that suits `rows` rows.
 template <int value>
 using Constant = std::integral_constant<int, value>;
 
-// Calls f(warps, vectors, grid), the first two Constants: how a kernel should hold that many rows.
+// Calls f(warps, vectors, grid), the first two Constants: how a kernel with a Normaliser should hold that many rows.
 template <typename F>
 void for_rows(int rows, int columns, F&& f) {
-    const int multiprocessors = current_device().multiprocessors;
     if (rows <= FEW_ROWS) {
-        const Grid grid{unsigned(std::min(rows, 16 * multiprocessors)), 128};
+        const Grid grid{unsigned(rows), 128};
         return columns <= 1024 ? f(Constant<4>{}, Constant<1>{}, grid) : f(Constant<4>{}, Constant<2>{}, grid);
     }
-    const Grid grid{unsigned(std::min((rows + 7) / 8, 3 * multiprocessors)), 256, 2 * columns * sizeof(float)};
+    const int blocks = (rows + 7) / 8, resident = current_device().multiprocessors * (columns <= 1024 ? 3 : 2);
+    const int rounds = (blocks + resident - 1) / resident;  // of the same number of rows for all
+    const Grid grid{unsigned((blocks + rounds - 1) / rounds), 256, 2 * columns * sizeof(float)};
     switch ((columns + 255) / 256) {
         case 1:
             return f(Constant<1>{}, Constant<1>{}, grid);
