@@ -96,7 +96,7 @@ def soak(session: Session, batches: list[Batch], seconds: float, seed: int) -> d
     from helpers.commands import bars
 
     generator, first, changed = np.random.default_rng(seed), dict[int, str](), set[int]()
-    # Of what was in use: a list of it all would itself be a megabyte after ten minutes.
+    # Of what was in use, no list of it all, which would itself be half a megabyte after ten minutes.
     began = least = most = Memory(0, 0)
     start, count, measured = time.monotonic(), 0, 0
     with bars.bar("Soaking", unit=" batches") as shown:
@@ -119,8 +119,8 @@ def soak(session: Session, batches: list[Batch], seconds: float, seed: int) -> d
         "changed_batches": sorted(changed),
         "host_bytes": began.host,
         "host_grew_bytes": most.host - began.host,
-        "gpu_bytes": began.gpu,
-        "gpu_moved_bytes": most.gpu - least.gpu,
+        "gpu_bytes": began.gpu or None,
+        "gpu_moved_bytes": most.gpu - least.gpu if began.gpu else None,
         "measured": measured,
     }
 
@@ -169,7 +169,7 @@ def main(argv: list[str]) -> None:
     if found:
         process.complain("error", f"{', '.join(found)}, over {figures['batches']} batches in {figures['seconds']} s")
         raise SystemExit(1)
-    gpu = "" if not figures["gpu_bytes"] else f", the GPU's flat at {figures['gpu_bytes']} bytes"
+    gpu = "" if figures["gpu_bytes"] is None else f", the GPU's flat at {figures['gpu_bytes']} bytes"
     print(
         f"{figures['batches']} batches in {figures['seconds']} s, every one as the first time; the host's memory grew by "
         f"{figures['host_grew_bytes']} bytes from {figures['host_bytes']}{gpu}"
