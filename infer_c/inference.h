@@ -1,8 +1,8 @@
 // Runs an engine, one batch at a time, on a stream of its own: as plain launches or as CUDA graphs.
 //
-// A graph holds the state of its context, so each has one to itself, with memory of its own for the activations: in that of
-// others, contexts of other profiles were seen to spoil what kernels leave there from run to run (docs/benchmarks.md).
-// Without graphs, one context takes every shape in turn.
+// A graph holds the state of its context, so each has one to itself, with memory of its own for the activations. Without graphs,
+// one context takes every shape in turn. Neither that memory nor what follows mends the replays of padded engines with several
+// lengths, whose logits change from time to time, for a reason that is not known (docs/benchmarks.md, Soak).
 //
 // Of a padded engine a graph is captured as soon as the first batch of a shape has run: what NVIDIA's attention plugin
 // knows of a shape its contexts share, and it is right just after a context was given one
